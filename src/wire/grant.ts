@@ -1,0 +1,139 @@
+// grant = manifest ∩ policy, or the rules that stand against it (spec/policy 4). One pure function: the client
+// previews with it, the box enforces with it. Nothing is cut down silently: what the manifest names and the
+// policy lacks is a refusal; what the manifest leaves open is the default below, within the policy.
+
+import { formatBytes } from "../base/bytes.ts";
+import type { Refusal } from "./error-code.ts";
+import type { Manifest } from "./manifest.ts";
+import type { BoxFact, FunctionLimits, ImageName, Policy, SyscallGroup } from "./policy.ts";
+import { formatDuration } from "./quantity.ts";
+
+/** What one function may use. A missing property is a missing capability. */
+export interface Grant {
+  readonly image: ImageName;
+  readonly syscalls: readonly SyscallGroup[];
+  readonly net?: NetGrant;
+  readonly storage?: { readonly bytes: number };
+  readonly box: readonly BoxFact[];
+  readonly limits: FunctionLimits;
+}
+
+export interface NetGrant {
+  /** Destinations by name or address and port, as in the manifest; the exit policy decides on top of these. */
+  readonly allow: readonly string[];
+  /** Connections of one instance at once. */
+  readonly connections: number;
+  /** Bytes of one instance, both ways together. */
+  readonly bytes: number;
+}
+
+export type GrantResult =
+  | { readonly kind: "granted"; readonly grant: Grant }
+  | { readonly kind: "refused"; readonly refusals: readonly Refusal[] };
+
+/** What a function gets that does not say what it needs. */
+const DEFAULTS: FunctionLimits = {
+  memoryBytes: 64 * 2 ** 20,
+  cpuPercent: 50,
+  pids: 32,
+  tmpBytes: 8 * 2 ** 20,
+  instances: 8,
+  lifetimeMs: 24 * 3600e3,
+  runtimeMs: 10 * 60e3,
+  backlogBytes: 4 * 2 ** 20,
+};
+const DEFAULT_NET_BYTES = 64 * 2 ** 20;
+
+const asCount = (value: number) => String(value);
+const asPercent = (value: number) => `${value}%`;
+
+export function grant(manifest: Manifest, policy: Policy): GrantResult {
+  const refusals: Refusal[] = [];
+  const refuse = (rule: string, wanted: string, limit: string) => {
+    refusals.push({ rule, wanted, limit });
+  };
+  /** The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. */
+  const within = (
+    rule: string,
+    wanted: number | undefined,
+    limit: number,
+    fallback: number,
+    show: (value: number) => string,
+  ): number => {
+    if (wanted === undefined) return Math.min(fallback, limit);
+    if (wanted > limit) refuse(rule, show(wanted), `at most ${show(limit)}`);
+    return wanted;
+  };
+  const members = <T extends string>(
+    rule: string,
+    wanted: readonly T[],
+    offered: readonly T[],
+  ): readonly T[] => {
+    const missing = wanted.filter((member) => !offered.includes(member));
+    if (missing.length > 0) refuse(rule, missing.join(", "), offered.join(", ") || "none");
+    return wanted;
+  };
+
+  if (!policy.store) refuse("store", "a new function", "this box takes none");
+  members("image", [manifest.image], policy.images);
+  const max = policy.function;
+  const limits: FunctionLimits = {
+    memoryBytes: within("memory", manifest.memory, max.memoryBytes, DEFAULTS.memoryBytes, formatBytes),
+    cpuPercent: within("cpu", manifest.cpu, max.cpuPercent, DEFAULTS.cpuPercent, asPercent),
+    pids: within("pids", manifest.pids, max.pids, DEFAULTS.pids, asCount),
+    tmpBytes: within("tmp", manifest.tmp, max.tmpBytes, DEFAULTS.tmpBytes, formatBytes),
+    instances: within("instances", manifest.instances, max.instances, DEFAULTS.instances, asCount),
+    lifetimeMs: within("lifetime", manifest.lifetime, max.lifetimeMs, DEFAULTS.lifetimeMs, formatDuration),
+    runtimeMs: within("runtime", manifest.runtime, max.runtimeMs, DEFAULTS.runtimeMs, formatDuration),
+    backlogBytes: within("backlog", manifest.backlog, max.backlogBytes, DEFAULTS.backlogBytes, formatBytes),
+  };
+  const granted: Grant = {
+    image: manifest.image,
+    syscalls: members("syscalls", manifest.syscalls, policy.syscalls),
+    box: members("box", manifest.box, policy.box),
+    limits,
+    ...netGrant(manifest, policy, refuse, within),
+    ...storageGrant(manifest, policy, refuse, within),
+  };
+  return refusals.length > 0 ? { kind: "refused", refusals } : { kind: "granted", grant: granted };
+}
+
+type Refuse = (rule: string, wanted: string, limit: string) => void;
+type Within = (
+  rule: string,
+  wanted: number | undefined,
+  limit: number,
+  fallback: number,
+  show: (value: number) => string,
+) => number;
+
+function netGrant(manifest: Manifest, policy: Policy, refuse: Refuse, within: Within): { net?: NetGrant } {
+  if (!manifest.net) return {};
+  if (!policy.net) {
+    refuse("net", manifest.net.allow.join(", "), "no connections out");
+    return {};
+  }
+  return {
+    net: {
+      allow: manifest.net.allow,
+      connections: within("net.connections", manifest.net.connections, policy.net.connections, 8, asCount),
+      bytes: within("net.bytes", manifest.net.bytes, policy.net.bytes, DEFAULT_NET_BYTES, formatBytes),
+    },
+  };
+}
+
+function storageGrant(
+  manifest: Manifest,
+  policy: Policy,
+  refuse: Refuse,
+  within: Within,
+): { storage?: { bytes: number } } {
+  if (!manifest.storage) return {};
+  if (!policy.storage) {
+    refuse("storage", formatBytes(manifest.storage.bytes), "no storage");
+    return {};
+  }
+  return {
+    storage: { bytes: within("storage", manifest.storage.bytes, policy.storage.bytes, 0, formatBytes) },
+  };
+}

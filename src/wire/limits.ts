@@ -1,0 +1,27 @@
+// Every size that a peer can grow and that is part of the protocol, in one table: unit, reason.
+// What an operator may choose lies in the policy instead (policy.ts).
+
+export const Limits = {
+  /** One JSON request body that is not a package (exec, close). Larger ones have no use. */
+  requestBytesMax: 256 * 1024,
+  /** A package: manifest and source. Policy may lower it; bundled functions stay far below. */
+  packageBytesMax: 4 * 1024 * 1024,
+  /** Payload of one session frame, either way. Longer messages are sent as several fragments. */
+  fragmentBytesMax: 64 * 1024,
+  /** One whole input message put together from fragments, before the guest gets it. */
+  inputMessageBytesMax: 1024 * 1024,
+  /** Arguments of an invocation, or a call expression, as JSON text. */
+  argumentBytesMax: 128 * 1024,
+  /** Unconsumed bytes per stream and direction on the guest channel before the sender must wait. */
+  streamWindowBytes: 256 * 1024,
+  /** Streams and calls that one guest may have open at once. */
+  guestStreamsMax: 256,
+  /** Name of a function, of a storage key, of a host: bytes of UTF-8. */
+  nameBytesMax: 128,
+  storageKeyBytesMax: 512,
+  hostNameBytesMax: 255,
+  /** Error text and traceback of a function on their way to the caller. */
+  errorTextBytesMax: 32 * 1024,
+  /** Policy, information and list answers: what a client is ready to read. */
+  answerBytesMax: 1024 * 1024,
+} as const;

@@ -1,0 +1,64 @@
+// What a function asks for (spec/policy 3). Written by people as JSON with quantities such as "64MiB";
+// `parseManifest` turns it into numbers. A manifest can only narrow a policy (grant.ts).
+
+import { z } from "zod";
+import { BoxError } from "./error-code.ts";
+import { BOX_FACTS, IMAGES, SYSCALL_GROUPS } from "./policy.ts";
+import { byteCount, duration, percent } from "./quantity.ts";
+
+const positive = z.int().positive().max(1_000_000);
+
+/** `host:port`; host is `*`, a name, `*.name` or an IP address (IPv6 in brackets); port is `*`, `n` or `n-m`. */
+const DESTINATION =
+  /^(\*|\[[0-9a-fA-F:.]+\]|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?):(\*|\d{1,5}(-\d{1,5})?)$/;
+
+export const manifestSchema = z.strictObject({
+  $schema: z.string().max(500).optional(),
+  name: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "expected lower-case letters, digits and hyphens, at most 64"),
+  version: z.string().max(32).optional(),
+  description: z.string().max(500).optional(),
+  image: z.enum(IMAGES),
+  /** python: the callable that gets the arguments of an invocation without a call expression. */
+  entry: z
+    .string()
+    .regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/, "expected a Python identifier")
+    .optional(),
+  syscalls: z.array(z.enum(SYSCALL_GROUPS)).max(SYSCALL_GROUPS.length).default([]),
+  net: z
+    .strictObject({
+      allow: z
+        .array(z.string().max(300).regex(DESTINATION, 'expected host:port such as "*:443"'))
+        .min(1)
+        .max(64),
+      connections: positive.default(8),
+      bytes: byteCount.optional(),
+    })
+    .optional(),
+  storage: z.strictObject({ bytes: byteCount }).optional(),
+  box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length).default([]),
+  memory: byteCount.optional(),
+  cpu: percent.optional(),
+  pids: positive.optional(),
+  tmp: byteCount.optional(),
+  instances: positive.optional(),
+  lifetime: duration.optional(),
+  runtime: duration.optional(),
+  backlog: byteCount.optional(),
+});
+
+/** As people write it. */
+export type ManifestInput = z.input<typeof manifestSchema>;
+/** Parsed: sizes in bytes, times in milliseconds, cpu in percent of one core. */
+export type Manifest = z.output<typeof manifestSchema>;
+
+/** Parses untrusted JSON. Throws BoxError "bad-manifest" that names every wrong field. */
+export function parseManifest(input: unknown): Manifest {
+  const result = manifestSchema.safeParse(input);
+  if (result.success) return result.data;
+  const issues = result.error.issues
+    .slice(0, 8)
+    .map((issue) => `${issue.path.join(".") || "manifest"}: ${issue.message}`);
+  throw new BoxError("bad-manifest", `Cannot read manifest: ${issues.join("; ").slice(0, 1500)}`);
+}

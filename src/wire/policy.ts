@@ -1,0 +1,68 @@
+// What a box is willing to grant, as it is published (spec/policy 2). Numbers are bytes, milliseconds,
+// percent of one core. A policy comes from an untrusted box: clients parse it with `policySchema`.
+
+import { z } from "zod";
+
+export const IMAGES = ["deno", "python"] as const;
+export type ImageName = (typeof IMAGES)[number];
+
+/** Groups of system calls beyond what a runtime needs to start (spec/policy 2.3). */
+export const SYSCALL_GROUPS = ["fork", "files", "loopback"] as const;
+export type SyscallGroup = (typeof SYSCALL_GROUPS)[number];
+
+/** What `env.box` may tell a function about the box. */
+export const BOX_FACTS = ["load", "memory", "instances", "limits"] as const;
+export type BoxFact = (typeof BOX_FACTS)[number];
+
+const count = z.int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+
+/** The limits that hold for each instance or function by itself. */
+export const functionLimitsSchema = z.strictObject({
+  /** Main memory of one instance, tmpfs included: bytes. */
+  memoryBytes: count,
+  /** Share of one core that one instance may use: percent. */
+  cpuPercent: count,
+  /** Processes and threads of one instance. */
+  pids: count,
+  /** Private scratch directory of one instance, in memory: bytes. */
+  tmpBytes: count,
+  /** Instances of one function at once. */
+  instances: count,
+  /** How long an installed function is kept: milliseconds. */
+  lifetimeMs: count,
+  /** How long one instance may run: milliseconds. */
+  runtimeMs: count,
+  /** Output of one instance that waits for its reader: bytes. */
+  backlogBytes: count,
+});
+export type FunctionLimits = z.infer<typeof functionLimitsSchema>;
+
+export const totalLimitsSchema = z.strictObject({
+  functions: count,
+  instances: count,
+  memoryBytes: count,
+  cpuPercent: count,
+  storageBytes: count,
+});
+export type TotalLimits = z.infer<typeof totalLimitsSchema>;
+
+export const policySchema = z.strictObject({
+  version: z.literal(1),
+  /** Whether new functions are taken at all. */
+  store: z.boolean(),
+  images: z.array(z.enum(IMAGES)).max(IMAGES.length),
+  /** What stands between a function and the host. */
+  isolation: z.literal("process"),
+  syscalls: z.array(z.enum(SYSCALL_GROUPS)).max(SYSCALL_GROUPS.length),
+  /** Connections out, or null for none. `exit` is the relay's exit policy, one rule a line (dir-spec 2.1.3). */
+  net: z
+    .strictObject({ exit: z.array(z.string().max(200)).max(2000), connections: count, bytes: count })
+    .nullable(),
+  /** Encrypted storage that a function keeps between its instances, or null for none. */
+  storage: z.strictObject({ bytes: count }).nullable(),
+  box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length),
+  packageBytes: count,
+  function: functionLimitsSchema,
+  total: totalLimitsSchema,
+});
+export type Policy = z.infer<typeof policySchema>;
