@@ -18,6 +18,8 @@ import { type BoxHttp, problemFrom, readAnswer, timeoutError } from "./box-http.
 export const BOX_FRAME_BYTES_MAX = 8 * Limits.errorTextBytesMax + Limits.fragmentBytesMax;
 /** Frames of a WebSocket that wait for the session: bytes. */
 const WINDOW_BYTES = 256 * 1024;
+/** How long leaving waits for the box to have read everything: milliseconds. */
+const LEAVE_MS = 10_000;
 
 export interface Link {
   /** The next frame; undefined when the connection ended. Throws when it broke. */
@@ -26,6 +28,8 @@ export interface Link {
   send(frame: Uint8Array): Promise<void>;
   /** Says that nothing more will be sent, and lets go. */
   finish(): void;
+  /** Leaves once the other side has what was sent, as far as that can be known. */
+  leave(): Promise<void>;
   /** Breaks the connection at once. */
   destroy(): void;
 }
@@ -89,6 +93,10 @@ class BodyLink implements Link {
     this.#response.resume();
   }
 
+  async leave(): Promise<void> {
+    this.destroy();
+  }
+
   destroy(): void {
     this.#request.destroy();
     this.#response.destroy();
@@ -110,7 +118,7 @@ export async function openWebSocketLink(
     followRedirects: false,
     maxPayload: BOX_FRAME_BYTES_MAX,
   });
-  const link = new WebSocketLink(socket);
+  const link = new WebSocketLink(socket, options.clock);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   socket.once("open", resolve);
   socket.on("error", (error) => {
@@ -154,10 +162,12 @@ async function refusal(response: IncomingMessage, clock: Clock): Promise<BentoEr
 
 class WebSocketLink implements Link {
   readonly #socket: WebSocket;
+  readonly #clock: Clock;
   readonly #frames = new Channel<Uint8Array>(WINDOW_BYTES, (frame) => frame.length);
 
-  constructor(socket: WebSocket) {
+  constructor(socket: WebSocket, clock: Clock) {
     this.#socket = socket;
+    this.#clock = clock;
     socket.on("message", (data: Buffer, isBinary: boolean) => {
       if (this.#frames.isClosed) return;
       if (!isBinary)
@@ -199,6 +209,19 @@ class WebSocketLink implements Link {
 
   finish(): void {
     this.#socket.close(1000);
+  }
+
+  async leave(): Promise<void> {
+    // The closing handshake comes after all that was sent: breaking the stream at once could overtake it.
+    const closed = new Promise<void>((resolve) => this.#socket.once("close", () => resolve()));
+    const cancel = this.#clock.after(LEAVE_MS, () => {
+      this.#socket.terminate();
+    });
+    this.#frames.close();
+    this.#socket.resume();
+    this.#socket.close(1000);
+    if (this.#socket.readyState !== WebSocket.CLOSED) await closed;
+    cancel();
   }
 
   destroy(): void {

@@ -180,7 +180,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
       if (!this.#ended && this.#consumed > this.#acknowledged) {
         await link.send(encodeClientFrame({ kind: "ack", offset: this.#consumed }));
       }
-      if (!this.#ended) link.destroy();
+      if (!this.#ended) await link.leave();
     } catch {
       // The connection was broken already: there is nothing to leave.
     }
