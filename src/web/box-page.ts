@@ -58,7 +58,9 @@ bento run FUNCTION --box BOX  install, start and attach at once</code></pre>
 
 function stateOf(info: Info, policy: Policy): string {
   if (!info.accepting) return "At the moment this box does not start functions.";
-  return policy.store ? "This box takes new functions." : "This box runs the functions it has, but takes no new ones.";
+  return policy.store
+    ? "This box takes new functions."
+    : "This box runs the functions it has, but takes no new ones.";
 }
 
 type Row = readonly [string, string];
@@ -125,7 +127,9 @@ function exitRules(policy: Policy): string {
 }
 
 function table(caption: string, rows: readonly Row[]): string {
-  const body = rows.map(([name, value]) => `<tr><th scope="row">${escape(name)}</th><td>${escape(value)}</td></tr>`);
+  const body = rows.map(
+    ([name, value]) => `<tr><th scope="row">${escape(name)}</th><td>${escape(value)}</td></tr>`,
+  );
   return `<table>\n<caption>${escape(caption)}</caption>\n<tbody>\n${body.join("\n")}\n</tbody>\n</table>`;
 }
 

@@ -6,29 +6,21 @@ import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { Invocation, Listing, Outcome, Stored } from "../../wire/api.ts";
 import { BoxError } from "../../wire/error-code.ts";
-import { type Grant, grant } from "../../wire/grant.ts";
+import type { Grant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { FunctionPackage } from "../../wire/package.ts";
 import type { Policy } from "../../wire/policy.ts";
-import {
-
-  parseInstanceId,
-  parseInvocationToken,
-  parseShutdownToken,
-} from "../../wire/token.ts";
+import { parseInstanceId, parseInvocationToken, parseShutdownToken } from "../../wire/token.ts";
+import type { Admission } from "../admit/admit.ts";
 import type { Instance } from "../session/instance.ts";
 import type { Instances } from "../session/instances.ts";
 import type { AddedFunction, FunctionId, FunctionStore, StoredFunction } from "../store/function-store.ts";
-
-/** Why functions cannot be started now, for clients; the operator's log says more. */
-export type Availability = "functions-unavailable" | "shutting-down" | undefined;
 
 export interface OperationsOptions {
   readonly clock: Clock;
   readonly store: FunctionStore;
   readonly instances: Instances;
-  readonly policy: () => Policy;
-  readonly availability: () => Availability;
+  readonly admission: Admission;
   /** Storage that a function uses now: bytes. */
   readonly storageBytes: (id: FunctionId) => number;
   /** Erases what the function keeps; its instances have ended. */
@@ -43,16 +35,12 @@ export class Operations {
   }
 
   get policy(): Policy {
-    return this.#options.policy();
-  }
-
-  get isAccepting(): boolean {
-    return this.#options.availability() === undefined;
+    return this.#options.admission.policy;
   }
 
   /** Installs a function. Resolves when it is durable. */
   async store(pack: FunctionPackage): Promise<Stored> {
-    const granted = this.#grantNew(pack);
+    const granted = this.#options.admission.admitFunction(pack);
     const { added, durable } = this.#startAdd(pack, granted);
     await durable;
     return storedOf(pack, granted, added);
@@ -71,19 +59,16 @@ export class Operations {
   }
 
   async start(stored: StoredFunction, invocation: Invocation): Promise<Instance> {
-    this.#checkAvailable();
     const { package: pack, id } = stored;
     checkInvocation(pack, invocation);
-    // That the box takes no new functions does not stop those it has.
-    const granted = grantOf(pack, { ...this.policy, store: true });
+    const granted = this.#options.admission.admitInvocation(pack);
     return await this.#options.instances.start(instanceRequest(id, pack, granted, invocation));
   }
 
   /** Installs and starts at once; the disk works while the guest starts. Neither remains when the other fails. */
   async run(pack: FunctionPackage, invocation: Invocation): Promise<{ stored: Stored; instance: Instance }> {
-    this.#checkAvailable();
     checkInvocation(pack, invocation);
-    const granted = this.#grantNew(pack);
+    const granted = this.#options.admission.admitFunction(pack);
     const { added, durable } = this.#startAdd(pack, granted);
     const starting = this.#options.instances.start(instanceRequest(added.id, pack, granted, invocation));
     const [start, write] = await Promise.allSettled([starting, durable]);
@@ -146,32 +131,9 @@ export class Operations {
     return (await this.#options.store.findByShutdown(token)) ?? refuseToken();
   }
 
-  #grantNew(pack: FunctionPackage): Grant {
-    const { policy } = this;
-    if (!policy.store) throw new BoxError("store-closed", "Cannot store function: this box takes none");
-    const bytes = Buffer.byteLength(pack.source) + Buffer.byteLength(JSON.stringify(pack.manifestInput));
-    if (bytes > policy.packageBytes) {
-      throw new BoxError(
-        "too-large",
-        `Cannot store function: ${bytes} bytes, this box takes ${policy.packageBytes}`,
-      );
-    }
-    return grantOf(pack, policy);
-  }
-
   #startAdd(pack: FunctionPackage, granted: Grant) {
     const expiresAt = this.#options.clock.now() + granted.limits.lifetimeMs;
     return this.#options.store.startAdd(pack, { expiresAt });
-  }
-
-  #checkAvailable(): void {
-    switch (this.#options.availability()) {
-      case "functions-unavailable":
-        throw new BoxError("functions-unavailable", "This box cannot start functions at the moment");
-      case "shutting-down":
-        throw new BoxError("shutting-down", "This box is stopping");
-      case undefined:
-    }
   }
 }
 
@@ -187,15 +149,6 @@ function parsed<T>(parse: (text: string) => T, credential: string | undefined): 
     if (error instanceof BentoError && error.code === "bad-token") return refuseToken();
     throw error;
   }
-}
-
-function grantOf(pack: FunctionPackage, policy: Policy): Grant {
-  const result = grant(pack.manifest, policy);
-  if (result.kind === "granted") return result.grant;
-  const rules = result.refusals.map((refusal) => refusal.rule).join(", ");
-  throw new BoxError("policy-refused", `Cannot grant what the manifest asks for: ${rules}`, {
-    refusals: result.refusals,
-  });
 }
 
 function checkInvocation(pack: FunctionPackage, invocation: Invocation): void {
@@ -255,4 +208,3 @@ function listed(instance: Instance) {
     ...(outcome ? { outcome } : {}),
   };
 }
-

@@ -2,8 +2,8 @@
 
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
-import { ERROR_CODES, isErrorCode, type Problem, problemOf } from "../../wire/error-code.ts";
 import { MEDIA } from "../../wire/api.ts";
+import { ERROR_CODES, isErrorCode, type Problem, problemOf } from "../../wire/error-code.ts";
 
 const COMMON = {
   "Cache-Control": "no-store",
@@ -31,7 +31,9 @@ export function sendError(response: ServerResponse, error: unknown): void {
     return;
   }
   const problem = problemOf(error);
-  if (!response.req.complete) response.setHeader("Connection", "close");
+  const { complete, headers } = response.req;
+  const hasBody = headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
+  if (hasBody && !complete) response.setHeader("Connection", "close");
   send(response, statusOf(problem), MEDIA.problem, JSON.stringify(problem));
 }
 

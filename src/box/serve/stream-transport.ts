@@ -3,6 +3,7 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { ProtocolError } from "../../base/errors.ts";
+import { MEDIA } from "../../wire/api.ts";
 import {
   type BoxFrame,
   type ClientFrame,
@@ -11,7 +12,6 @@ import {
   FrameSplitter,
   prefixLength,
 } from "../../wire/session-frame.ts";
-import { MEDIA } from "../../wire/api.ts";
 import type { SessionTransport } from "../session/session.ts";
 import { setCommonHeaders } from "./respond.ts";
 
@@ -28,6 +28,8 @@ export class StreamTransport implements SessionTransport {
     this.#frames = this.#cut(request, new FrameSplitter(frameBytesMax));
     response.once("close", () => {
       this.#gone.abort(new Error("the client has gone"));
+      // Node forgets a request whose response has ended: nobody else would end its reader.
+      request.destroy();
     });
     request.once("error", () => {
       this.#gone.abort(new Error("the client has gone"));

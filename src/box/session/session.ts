@@ -194,10 +194,7 @@ class Session implements Attachment {
   /** Tells the peer why the session ends, if it is still there and it was not its own doing. */
   #sendProblem(error: unknown): void {
     if (this.#transport.signal.aborted) return;
-    const shown =
-      error instanceof ProtocolError
-        ? new BoxError("bad-request", error.message)
-        : error;
+    const shown = error instanceof ProtocolError ? new BoxError("bad-request", error.message) : error;
     void this.#transport.send({ kind: "problem", problem: problemOf(shown) });
   }
 }
