@@ -105,7 +105,7 @@ export class FakeGuest implements Guest {
       case "fail":
         return { kind: "failed", failure: { name: "ValueError", message: "no", traceback: "line 1" } };
       case "cheat":
-        for (let index = 0; index < 10; index++) {
+        for (let index = 0; index < 64; index++) {
           this.#request.onOutput(new Uint8Array(Limits.fragmentBytesMax), true);
         }
         return await this.ended;

@@ -100,7 +100,6 @@ export class Instance implements AsyncDisposable {
     let guest: Guest;
     this.#starting = true;
     try {
-      this.#abort.signal.throwIfAborted();
       guest = await this.#deps.guests.start({
         start: this.#guestStart(),
         services,
@@ -112,6 +111,8 @@ export class Instance implements AsyncDisposable {
     } catch (error) {
       await services.net?.[Symbol.asyncDispose]();
       this.#end({ kind: "died", reason: "crashed" });
+      // Killed before it began: the outcome says so to whoever attaches.
+      if (this.#killReason) return;
       throw error;
     }
     this.#guest = guest;
