@@ -3,6 +3,7 @@
 
 import { utf8 } from "../../src/base/bytes.ts";
 import type { Guest, GuestEnd, GuestRequest, GuestStarter } from "../../src/box/session/guest.ts";
+import { guestFrameCost } from "../../src/wire/guest-frame.ts";
 import { Limits } from "../../src/wire/limits.ts";
 
 export class FakeGuests implements GuestStarter {
@@ -120,9 +121,10 @@ export class FakeGuest implements Guest {
   async #send(message: Uint8Array): Promise<void> {
     for (let at = 0; at < message.length || at === 0; at += Limits.fragmentBytesMax) {
       const piece = message.slice(at, at + Limits.fragmentBytesMax);
-      while (this.#credit < piece.length && !this.#over) await this.#wake.promise;
+      const cost = guestFrameCost(piece.length);
+      while (this.#credit < cost && !this.#over) await this.#wake.promise;
       if (this.#over) return;
-      this.#credit -= piece.length;
+      this.#credit -= cost;
       this.#request.onOutput(piece, at + piece.length >= message.length);
     }
   }

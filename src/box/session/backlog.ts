@@ -8,6 +8,7 @@
 import { orAborted } from "../../base/abort.ts";
 import { assert, ProtocolError } from "../../base/errors.ts";
 import { BoxError } from "../../wire/error-code.ts";
+import { GUEST_PAYLOAD_BYTES_MAX, guestFrameCost } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import { BLOCK_BYTES_MAX, Block } from "./backlog-block.ts";
 import { type Spool, SpoolKey, type SpoolSlot } from "./spool.ts";
@@ -39,7 +40,7 @@ export interface BacklogOptions {
   /** Grant's backlogBytes. The guest channel's window is the least that can be held. */
   readonly capacityBytes: number;
   readonly spool: Spool;
-  /** Gives the guest credit for so many more bytes. */
+  /** Gives the guest credit for so many more bytes of frames (guestFrameCost). */
   readonly onCredit: (bytes: number) => void;
 }
 
@@ -51,7 +52,8 @@ export class Backlog implements AsyncDisposable {
   #parts: Part[] = [];
   #end = 0;
   #discarded = 0;
-  #credited = 0;
+  /** Cost of the output that the guest has not been given credit for again. */
+  #uncredited = 0;
   #residentBytes = 0;
   #lastEnd = 0;
   /** Whether a message ends at `#discarded`, when the byte before it is gone. */
@@ -85,13 +87,14 @@ export class Backlog implements AsyncDisposable {
 
   /** Whether the guest waits for a reader: no more output comes until some is discarded. */
   get isFull(): boolean {
-    return this.#end - this.#credited > Limits.streamWindowBytes - Limits.fragmentBytesMax;
+    return Limits.streamWindowBytes - this.#uncredited < guestFrameCost(GUEST_PAYLOAD_BYTES_MAX);
   }
 
   /** Takes a fragment of a message. Owns `bytes` from now on. Throws ProtocolError beyond the credit given. */
   append(bytes: Uint8Array, last: boolean): void {
     if (this.#finished) return;
-    if (this.#end + bytes.length - this.#credited > Limits.streamWindowBytes) {
+    this.#uncredited += guestFrameCost(bytes.length);
+    if (this.#uncredited > Limits.streamWindowBytes) {
       throw new ProtocolError("guest-frame", "Cannot take output: the guest sent more than its window");
     }
     if (bytes.length > 0) this.#store(bytes);
@@ -339,10 +342,11 @@ export class Backlog implements AsyncDisposable {
   /** Lets the guest send as much as keeps what is held within the capacity, a quarter window at a time. */
   #giveCredit(): void {
     if (this.#finished || this.#residentBytes > 2 * BACKLOG_MEMORY_BYTES) return;
-    const room = this.#discarded + this.#capacity - Limits.streamWindowBytes;
-    const more = Math.min(this.#end, room) - this.#credited;
+    // Bytes never cost less than one each, so this keeps held + what may still come within the capacity.
+    const mayCome = Limits.streamWindowBytes - this.#uncredited;
+    const more = Math.min(this.#uncredited, this.#capacity - this.heldBytes - mayCome);
     if (more < Limits.streamWindowBytes / 4) return;
-    this.#credited += more;
+    this.#uncredited -= more;
     this.#onCredit(more);
   }
 

@@ -146,7 +146,6 @@ test("Instance.kill: asks first, kills after the grace, and the first reason win
   assert.equal(guests.alive, 0);
   assert.equal(instances.running, 0);
   await instances[Symbol.asyncDispose]();
-
 });
 
 test("Instance: a guest that ignores its credit is ended", async () => {
