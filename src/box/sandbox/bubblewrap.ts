@@ -4,12 +4,13 @@
 // its argv or environment, and the guest inherits descriptors 0, 1 and 2 only.
 // Documentation: bwrap(1), --args, --seccomp, --json-status-fd, --as-pid-1.
 
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, execFile, type StdioOptions, spawn } from "node:child_process";
 import { access, constants, stat } from "node:fs/promises";
 import type { Duplex } from "node:stream";
 import { promisify } from "node:util";
 import { z } from "zod";
 import { messageOf } from "../../base/errors.ts";
+import type { InheritedDescriptors } from "./inherited.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
 import type { StagedImage } from "./stage.ts";
 
@@ -80,6 +81,7 @@ export interface BoxedProcess {
   readonly private: { readonly uid: number; readonly processesMax: number } | undefined;
   /** Descriptors of this process that become the guest's 0, 1 and 2. */
   readonly guestFds: readonly [number, number, number];
+  readonly inherited: InheritedDescriptors;
 }
 
 /** A bwrap that waits for `release` before it does anything. */
@@ -135,11 +137,18 @@ function resourceLimits(box: BoxedProcess): string[] {
 
 /** Starts bwrap up to the point where it reads its arguments. */
 export function spawnHeld(bubblewrap: Bubblewrap, box: BoxedProcess): HeldProcess {
-  const command = [bubblewrap.path, ...WALLS, "--args", "3", "--", ...box.image.plan.argv];
+  const stdio: StdioOptions & unknown[] = [...box.guestFds, "pipe", "pipe", "pipe"];
+  const extra = box.inherited.numbers.filter((fd) => fd >= stdio.length);
+  // bwrap closes what it reads arguments from: an empty file in place of each inherited descriptor ends it there.
+  const closing = extra.flatMap((fd) => ["--args", String(fd)]);
+  for (let fd = stdio.length; fd <= Math.max(...extra, 0); fd++) {
+    stdio.push(extra.includes(fd) ? box.inherited.nullFd : "ignore");
+  }
+  const command = [bubblewrap.path, ...WALLS, ...closing, "--args", "3", "--", ...box.image.plan.argv];
   const monitor = spawn(PRLIMIT, [...resourceLimits(box), "--", ...command], {
     cwd: "/",
     env: {},
-    stdio: [...box.guestFds, "pipe", "pipe", "pipe"],
+    stdio,
     ...(box.private ? { uid: box.private.uid, gid: box.private.uid } : {}),
   });
   const [, , , args, seccomp, status] = monitor.stdio as unknown as Duplex[];

@@ -7,7 +7,7 @@
 //                       0::/system.slice/bento.service
 
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { resolve } from "node:path";
 
 /** The controllers without which no function is started. */
 export const NEEDED_CONTROLLERS = ["memory", "pids", "cpu"] as const;
@@ -77,10 +77,10 @@ export function parseOwnCgroups(self: string): Map<string, string> {
 /** The directory of `group` in this mount, or the mount point when the group lies outside what is mounted. */
 function directoryOf(mount: CgroupMount, group: string | undefined): string {
   if (group === undefined) return mount.mountPoint;
-  if (mount.root === "/") return join(mount.mountPoint, group);
+  if (mount.root === "/") return resolve(`${mount.mountPoint}/${group}`);
   if (group === mount.root) return mount.mountPoint;
   return group.startsWith(`${mount.root}/`)
-    ? join(mount.mountPoint, group.slice(mount.root.length))
+    ? resolve(`${mount.mountPoint}/${group.slice(mount.root.length)}`)
     : mount.mountPoint;
 }
 
@@ -113,7 +113,7 @@ async function findV2(mounts: readonly CgroupMount[], own: Map<string, string>):
   for (const base of below === mount.mountPoint ? [below] : [below, mount.mountPoint]) {
     let offered: string[];
     try {
-      offered = (await readFile(join(base, "cgroup.controllers"), "utf8")).trim().split(/\s+/);
+      offered = (await readFile(resolve(base, "cgroup.controllers"), "utf8")).trim().split(/\s+/);
     } catch {
       reasons.push(`${base} cannot be read`);
       continue;

@@ -10,6 +10,7 @@ import { messageOf } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { type BoxedProcess, type Bubblewrap, type HeldProcess, spawnHeld } from "./bubblewrap.ts";
 import type { Cgroup, CgroupLimits, CgroupParent } from "./cgroup.ts";
+import type { InheritedDescriptors } from "./inherited.ts";
 import type { GuestPipe, PipeSource } from "./pipes.ts";
 import { SANDBOX_LIMITS } from "./sandbox-limits.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
@@ -55,6 +56,7 @@ export interface InstanceParts {
   readonly bubblewrap: Bubblewrap;
   readonly cgroups: CgroupParent;
   readonly pipes: PipeSource;
+  readonly inherited: InheritedDescriptors;
   /** Absent: instances share the server's uid. */
   readonly uids: UidPool | undefined;
   readonly clock: Clock;
@@ -208,7 +210,10 @@ async function startProcess(
     /* reading a pipe fails only when it is destroyed */
   });
   const stderr = new StderrTail(errors);
-  const held = spawnHeld(parts.bubblewrap, boxOf(plan, uid, [stdin.guestFd, stdout.guestFd, errors.guestFd]));
+  const held = spawnHeld(
+    parts.bubblewrap,
+    boxOf(parts, plan, uid, [stdin.guestFd, stdout.guestFd, errors.guestFd]),
+  );
   for (const pipe of [stdin, stdout, errors]) closeSync(pipe.guestFd);
   const ended = endOf(held);
   undo.defer(async () => {
@@ -221,6 +226,7 @@ async function startProcess(
 }
 
 function boxOf(
+  parts: InstanceParts,
   plan: InstancePlan,
   uid: number | undefined,
   guestFds: [number, number, number],
@@ -233,6 +239,7 @@ function boxOf(
     stackBytes: SANDBOX_LIMITS.stackBytes,
     private: uid === undefined ? undefined : { uid, processesMax: SANDBOX_LIMITS.pidsMax },
     guestFds,
+    inherited: parts.inherited,
   };
 }
 

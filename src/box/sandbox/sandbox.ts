@@ -10,6 +10,7 @@ import type { Log } from "../../base/log.ts";
 import { findBubblewrap } from "./bubblewrap.ts";
 import { type CgroupLimits, type CgroupUsage, openCgroups } from "./cgroup.ts";
 import { findDeno, type GuestFiles, type ImageName, type ImagePlan, probeImage } from "./image.ts";
+import { InheritedDescriptors } from "./inherited.ts";
 import { Instance, type InstanceParts, type Sandbox } from "./instance.ts";
 import { PipeSource } from "./pipes.ts";
 import { SANDBOX_LIMITS } from "./sandbox-limits.ts";
@@ -127,6 +128,7 @@ export class SandboxHost implements AsyncDisposable {
       bubblewrap,
       cgroups,
       pipes,
+      inherited: undo.use(new InheritedDescriptors()),
       uids,
       clock: options.clock,
       log: options.log,
