@@ -73,6 +73,7 @@ function addNetwork(program: Command, act: Act): void {
     .description("run a box until it is told to stop")
     .requiredOption("--config <file>", "box.toml")
     .option("--log <level>", "debug, info, warn or error", "info")
+    .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")

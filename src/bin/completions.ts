@@ -2,7 +2,7 @@
 
 import type { Command } from "commander";
 import { type Cli, usage } from "../client/cli/cli.ts";
-import { nearest } from "../client/cli/nearest.ts";
+import { nearest } from "../client/nearest.ts";
 import { bundledFunctions } from "../client/package-loader.ts";
 
 /** One place in the tree: `net up` with its options, subcommands and whether it takes a function's name. */

@@ -41,6 +41,7 @@ export async function main(version: string): Promise<void> {
   };
   for (const command of allCommands(program)) {
     command.exitOverride();
+    if (command.parent) command.showHelpAfterError(`(\`${pathOf(command)} --help\` shows how)`);
     command.configureOutput({
       writeErr: (text) => writeUsageError(io, text),
       outputError: (text, write) => write(text),
@@ -61,6 +62,10 @@ export async function main(version: string): Promise<void> {
 function* allCommands(command: ReturnType<typeof buildProgram>): Generator<ReturnType<typeof buildProgram>> {
   yield command;
   for (const child of command.commands) yield* allCommands(child);
+}
+
+function pathOf(command: ReturnType<typeof buildProgram>): string {
+  return command.parent ? `${pathOf(command.parent)} ${command.name()}` : command.name();
 }
 
 /** commander's `error: unknown option '--x'` in our words. */

@@ -4,8 +4,8 @@ import { readdir } from "node:fs/promises";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type Cli, usage } from "../../client/cli/cli.ts";
 import { table } from "../../client/cli/io.ts";
-import { nearest } from "../../client/cli/nearest.ts";
 import { Progress } from "../../client/cli/progress.ts";
+import { nearest } from "../../client/nearest.ts";
 import { type Benchmark, type Figure, reached } from "../bench/benchmark.ts";
 
 const BENCH_DIR = new URL("../bench/", import.meta.url);

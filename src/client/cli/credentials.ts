@@ -14,8 +14,8 @@ import {
 } from "../../wire/token.ts";
 import { BoxClient, newIsolation } from "../client.ts";
 import type { ContextData } from "../context.ts";
+import { nearest } from "../nearest.ts";
 import { type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } from "./cli.ts";
-import { nearest } from "./nearest.ts";
 
 /** A capability, where it is good, and under which name it is saved if it is. */
 export interface Found<T> {

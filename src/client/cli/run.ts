@@ -3,9 +3,9 @@
 
 import { parseInvocationToken } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type Runnable, type Session, type StoredFunction } from "../client.ts";
-import { type LoadedPackage, loadPackage } from "../package-loader.ts";
+import { loadPackage } from "../package-loader.ts";
 import { rememberInstance, SessionEvents, streamSession } from "./attached.ts";
-import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, reachBox } from "./cli.ts";
+import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions } from "./cli.ts";
 import { findFunction } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { type InvocationOptions, invocationOf } from "./invocation.ts";
@@ -29,8 +29,11 @@ export async function run(
   options: RunOptions,
 ): Promise<ExitCode> {
   const invocation = invocationOf(args, options);
+  if (options.dryRun) {
+    showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
+    return EXIT.ok;
+  }
   const target = await findTarget(cli, fn, options);
-  if (options.dryRun) return showDryRun(cli, target);
   const { reach } = target;
   const client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: target.isolation });
   using _client = client;
@@ -63,7 +66,6 @@ interface Target {
   readonly name: string;
   readonly reach: Reach;
   readonly isolation: string;
-  readonly loaded?: LoadedPackage;
 }
 
 /** A saved name or token runs what is installed; anything else is a function to send. */
@@ -75,12 +77,9 @@ async function findTarget(cli: Cli, fn: string, options: RunOptions): Promise<Ta
     return { what: { token: value }, name: found.name ?? "function", reach, isolation };
   }
   const loaded = await loadPackage(fn, { manifest: options.manifest });
-  const reach =
-    options.dryRun && options.box !== undefined
-      ? await reachBox(cli, options.box, options)
-      : await chooseBox(cli, options, manifestOf(loaded));
+  const reach = await chooseBox(cli, options, manifestOf(loaded));
   // A fresh context each time: two runs cannot be linked by their circuit.
-  return { what: { package: loaded.package }, name: loaded.name, reach, isolation: newIsolation(), loaded };
+  return { what: { package: loaded.package }, name: loaded.name, reach, isolation: newIsolation() };
 }
 
 function isToken(text: string): boolean {
@@ -91,10 +90,4 @@ function isToken(text: string): boolean {
   } catch {
     return false;
   }
-}
-
-function showDryRun(cli: Cli, target: Target): ExitCode {
-  const { loaded } = target;
-  showPackage(cli, loaded, boxLabel(target.reach));
-  return EXIT.ok;
 }

@@ -9,13 +9,13 @@ import { BentoError } from "../../base/errors.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import { parseInstanceId, parseInvocationToken } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type Session } from "../client.ts";
+import { nearest } from "../nearest.ts";
 import { bundledFunctions, loadPackage } from "../package-loader.ts";
 import { reportOutcome } from "./attached.ts";
 import { boxLabel, type Cli, chooseBox, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { invocationOf } from "./invocation.ts";
 import { printable } from "./io.ts";
-import { nearest } from "./nearest.ts";
 
 /** How long `recv` waits before it says that there is nothing: milliseconds. */
 const RECV_MS = 2000;

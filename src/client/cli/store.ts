@@ -78,29 +78,17 @@ function checkName(name: string): void {
 }
 
 /** What would be sent, and where. */
-export function showPackage(cli: Cli, loaded: LoadedPackage | undefined, box: string | undefined): void {
-  cli.io.result(
-    loaded
-      ? {
-          name: loaded.name,
-          bytes: loaded.bytes,
-          sourceHash: loaded.sourceHash,
-          files: loaded.inputs,
-          manifest: loaded.package.manifest,
-          box,
-        }
-      : { box },
-    () =>
-      loaded
-        ? [
-            `name      ${loaded.name}`,
-            `size      ${formatBytes(loaded.bytes)}`,
-            `sha256    ${loaded.sourceHash}`,
-            `manifest  ${loaded.files.manifest ?? "none: asks for nothing beyond the defaults"}`,
-            ...loaded.inputs.map((input, index) => `${index === 0 ? "files     " : "          "}${input}`),
-            ...(box === undefined ? [] : [`box       ${box}`]),
-            "Nothing was sent.",
-          ].join("\n")
-        : `Would run a function that ${box ?? "the box"} has already. Nothing was sent.`,
+export function showPackage(cli: Cli, loaded: LoadedPackage, box: string | undefined): void {
+  const { name, bytes, sourceHash, inputs, files } = loaded;
+  cli.io.result({ name, bytes, sourceHash, files: inputs, manifest: loaded.package.manifest, box }, () =>
+    [
+      `name      ${name}`,
+      `size      ${formatBytes(bytes)}`,
+      `sha256    ${sourceHash}`,
+      `manifest  ${files.manifest ?? "none: asks for nothing beyond the defaults"}`,
+      ...inputs.map((input, index) => `${index === 0 ? "files     " : "          "}${input}`),
+      ...(box === undefined ? [] : [`box       ${box}`]),
+      "Nothing was sent.",
+    ].join("\n"),
   );
 }
