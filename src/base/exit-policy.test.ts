@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import * as fc from "fast-check";
-import { ProtocolError } from "../base/errors.ts";
+import { ProtocolError } from "./errors.ts";
 import { allows, POLICY_RULES_MAX, parseExitPolicy } from "./exit-policy.ts";
 import { formatIp, type IpAddress, parseIp } from "./ip-address.ts";
 

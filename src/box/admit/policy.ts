@@ -1,0 +1,30 @@
+// The policy that the box publishes, from what its operator decided and what the relay's exit policy says
+// (docs/spec/policy.md 2). Pure. What is published is what is enforced: the broker decides by the same lines.
+
+import type { Policy } from "../../wire/policy.ts";
+import type { PolicyConfig } from "../config.ts";
+
+/**
+ * @param relayExit the relay's exit policy, one rule a line ("accept *:443"); null while it is unknown, and then
+ *   functions get no network (fail closed)
+ */
+export function publishedPolicy(config: PolicyConfig, relayExit: readonly string[] | null): Policy {
+  const { net } = config;
+  const isExit = relayExit?.some((line) => /^accept6?\s/.test(line)) ?? false;
+  return {
+    version: 1,
+    store: config.store,
+    images: [...config.images],
+    isolation: "process",
+    syscalls: [...config.syscalls],
+    net:
+      net && relayExit && isExit
+        ? { exit: [...net.reject, ...relayExit], connections: net.connections, bytes: net.bytes }
+        : null,
+    storage: config.storage,
+    box: [...config.box],
+    packageBytes: config.packageBytes,
+    function: config.function,
+    total: config.total,
+  };
+}
