@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { Clock } from "../base/clock.ts";
 import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
-import { buildGuests } from "../guest/build.ts";
+import { buildGuests, type GuestFiles } from "../guest/build.ts";
 import type { Info } from "../wire/api.ts";
 import { BoxError } from "../wire/error-code.ts";
 import type { ManifestInput } from "../wire/manifest.ts";
@@ -32,7 +32,7 @@ import { SPOOLED_BLOCK_BYTES_MAX } from "./session/backlog-block.ts";
 import type { GuestStarter } from "./session/guest.ts";
 import type { InstanceRequest } from "./session/instance.ts";
 import { Instances } from "./session/instances.ts";
-import { GUEST_OPEN_FILES, SandboxedGuests, sandboxGuests } from "./session/sandboxed-guest.ts";
+import { GUEST_OPEN_FILES, SandboxedGuests } from "./session/sandboxed-guest.ts";
 import { Spool } from "./session/spool.ts";
 import { FunctionStore } from "./store/function-store.ts";
 
@@ -179,7 +179,7 @@ export class Box implements AsyncDisposable {
     const { config, clock, log } = { config: this.#config, ...this.#deps };
     try {
       const files = await buildGuests(join(config.dataDir, "guest"));
-      const host = await SandboxHost.open(sandboxOptions(config, files.dir, { clock, log }));
+      const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
       this.#owned.use(host);
       this.#host = host;
       this.#admission.setAvailable(true);
@@ -311,7 +311,7 @@ export function legacyManifest(policy: Policy): ManifestInput {
   };
 }
 
-function sandboxOptions(config: BoxConfig, guestDir: string, deps: { clock: Clock; log: Log }) {
+function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {
   const { policy, warm, sandbox } = config;
   const { total } = policy;
   const plans = policy.images.flatMap((image) => {
@@ -331,7 +331,7 @@ function sandboxOptions(config: BoxConfig, guestDir: string, deps: { clock: Cloc
   const pidsMax = Math.max(64, policy.function.pids);
   return {
     dir: config.dataDir,
-    guest: sandboxGuests(guestDir),
+    guest,
     images: policy.images,
     uidRange: { first: sandbox.uids.first, count: sandbox.uids.last - sandbox.uids.first + 1 },
     total: {
