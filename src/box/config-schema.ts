@@ -104,8 +104,8 @@ export const boxSchema = section({
   }),
   onion: section({
     mode: choice(["none", "single-hop", "hidden"])
-      .default("none")
-      .describe("an onion service for the box; single-hop is faster and hides the client only"),
+      .default("single-hop")
+      .describe("an onion service for the box; single-hop is faster but does not hide where the box is"),
     tor: z
       .string()
       .min(1, "expected the name or path of a tor program")
