@@ -79,51 +79,69 @@ const uidRange = converted((value) => {
     : undefined;
 }, 'user ids such as "20000-20999", 1000 or above');
 
-export const boxSchema = section({
-  box: section({
+export const boxSchema = section("Configuration of a Bento box.", {
+  box: section("The box itself.", {
     name: text(100).default("unnamed box").describe("shown to clients"),
-    contact: text(500).optional().describe("how people reach the operator"),
+    contact: text(500)
+      .optional()
+      .meta({ description: "how people reach the operator", example: "operator at example dot org" }),
     data_dir: path.default("/var/lib/bento").describe("functions and their storage; mode 0700"),
     listen: z
       .array(socketAddress)
       .max(16)
       .prefault(["127.0.0.1:5005"])
       .describe("where the box serves; reach it through an onion service or exit port"),
-    admin: socketAddress.optional().describe("metrics and health, for the operator alone; off unless set"),
+    admin: socketAddress.optional().meta({
+      description: "metrics and health, for the operator alone; off unless set",
+      example: "unix:/run/bento/admin.sock",
+    }),
   }),
-  relay: section({
-    control: socketAddress
-      .optional()
-      .describe("control port of the companion relay: its exit policy decides what functions may reach"),
+  relay: section("The relay that the box runs beside. Without its control port functions reach nothing.", {
+    control: socketAddress.optional().meta({
+      description: "control port of the companion relay: its exit policy decides what functions may reach",
+      example: "unix:/run/tor/control",
+    }),
     fingerprint: z
       .string()
       .regex(/^[0-9A-Fa-f]{40}$/, "expected 40 hexadecimal digits")
       .transform((value) => value.toUpperCase())
       .optional()
-      .describe("of the companion relay; asked from it when absent"),
+      .meta({
+        description: "of the companion relay; asked from it when absent",
+        example: "0123456789ABCDEF0123456789ABCDEF01234567",
+      }),
   }),
-  onion: section({
+  onion: section("How clients reach the box: as an onion service, which works beside every relay.", {
     mode: choice(["none", "single-hop", "hidden"])
-      .default("none")
-      .describe("an onion service for the box; single-hop is faster and hides the client only"),
+      .default("single-hop")
+      .describe("an onion service for the box; single-hop is faster but does not hide where the box is"),
     tor: z
       .string()
       .min(1, "expected the name or path of a tor program")
       .default("tor")
       .describe("program that the box starts for its onion service"),
-    torrc: path.optional().describe("file that the box's own tor reads as well, for private networks"),
-    control: socketAddress.optional().describe("use this running tor instead of starting one"),
+    torrc: path.optional().meta({
+      description: "file that the box's own tor reads as well, for private networks",
+      example: "/etc/bento/torrc",
+    }),
+    control: socketAddress
+      .optional()
+      .meta({ description: "use this running tor instead of starting one", example: "127.0.0.1:9051" }),
     port: whole(1, 65535).default(80).describe("port of the onion address"),
   }),
-  exit_port: section({
-    listen: tcpAddress
-      .optional()
-      .describe("address of the relay itself that its exit policy accepts, for clients that exit there"),
+  exit_port: section("Another way in, three hops instead of six: a port on the relay's own address.", {
+    listen: tcpAddress.optional().meta({
+      description: "address of the relay itself that its exit policy accepts, for clients that exit there",
+      example: "192.0.2.1:5006",
+    }),
   }),
-  legacy2021: section({
-    listen: socketAddress.optional().describe("serves the protocol of the 2021 release; off unless set"),
+  legacy2021: section("A listener for clients of the 2021 release.", {
+    listen: socketAddress.optional().meta({
+      description: "serves the protocol of the 2021 release; off unless set",
+      example: "127.0.0.1:8888",
+    }),
   }),
-  policy: section({
+  policy: section("What functions may have. Published; a manifest can only ask for less.", {
     images: subset(IMAGES)
       .prefault([...IMAGES])
       .describe("runtimes offered"),
@@ -133,30 +151,33 @@ export const boxSchema = section({
     store: z.boolean("expected true or false").default(true).describe("whether new functions are taken"),
     package: bytes.prefault("4MiB").describe("largest package"),
     box: subset(BOX_FACTS).prefault([]).describe("what functions may learn about the box"),
-    net: section({
+    net: section("Connections out, within the relay's exit policy.", {
       enabled: z
         .boolean("expected true or false")
         .default(true)
-        .describe("connections out, within the relay's exit policy; none while that is unknown"),
+        .describe("none either way while the relay's exit policy is unknown"),
       connections: whole(1, 10_000).default(32).describe("of one instance at once"),
       bytes: bytes.prefault("1GiB").describe("of one instance, both ways together"),
-      reject: z.array(rejectRule).max(500).default([]).describe("rules before the relay's own"),
+      reject: z.array(rejectRule).max(500).prefault([]).describe("rules before the relay's own"),
       private_networks_allowed: z
         .array(network)
         .max(64)
-        .default([])
+        .prefault([])
         .describe("for private test networks only: networks that are refused otherwise"),
       resolver: z
         .array(tcpAddress)
         .max(8)
-        .default([])
+        .prefault([])
         .describe("DNS servers; those of the system when empty"),
     }),
-    storage: section({
-      enabled: z.boolean("expected true or false").default(true).describe("encrypted storage of functions"),
-      bytes: bytes.prefault("64MiB").describe("of one function"),
-    }),
-    function: section({
+    storage: section(
+      "Storage that functions keep between their instances. Its keys are in memory only: a restart erases it.",
+      {
+        enabled: z.boolean("expected true or false").default(true).describe("whether functions may have any"),
+        bytes: bytes.prefault("64MiB").describe("of one function"),
+      },
+    ),
+    function: section("For each function or instance by itself.", {
       memory: bytes.prefault("128MiB").describe("of one instance"),
       cpu: percent.prefault("100%").describe("of one core, for one instance"),
       pids: whole(16, 1024).default(64).describe("processes and threads of one instance"),
@@ -166,7 +187,7 @@ export const boxSchema = section({
       runtime: time.prefault("24h").describe("how long an instance may run"),
       backlog: bytes.prefault("16MiB").describe("output of one instance that waits for a reader"),
     }),
-    total: section({
+    total: section("For all of them together.", {
       functions: whole(0, 1_000_000).default(10_000).describe("installed functions"),
       packages: bytes.prefault("1GiB").describe("disk for installed functions"),
       instances: whole(0, 10_000).default(64).describe("running at once"),
@@ -175,11 +196,11 @@ export const boxSchema = section({
       storage: bytes.prefault("4GiB").describe("of all functions together"),
     }),
   }),
-  warm: section({
+  warm: section("Instances that wait for a function, so that it starts in milliseconds.", {
     deno: whole(0, 1000).default(2).describe("instances started ahead, about 9 MiB each"),
     python: whole(0, 1000).default(1).describe("instances started ahead, about 4 MiB each"),
   }),
-  sandbox: section({
+  sandbox: section("What instances run in.", {
     uids: uidRange
       .prefault("20000-20999")
       .describe("user ids for instances, one each; used when the box may set them"),
@@ -195,8 +216,11 @@ export type BoxToml = z.output<typeof boxSchema>;
 /** Largest package that the protocol carries; the policy may only lower it. */
 export const PACKAGE_BYTES_MAX = Limits.packageBytesMax;
 
-function section<const T extends z.core.$ZodLooseShape>(shape: T) {
-  return z.strictObject(shape).prefault({} as never);
+function section<const T extends z.core.$ZodLooseShape>(description: string, shape: T) {
+  return z
+    .strictObject(shape)
+    .prefault({} as never)
+    .describe(description);
 }
 
 /** Text that `parse` turns into a value; `wanted` says in a phrase what it should have been. */

@@ -15,10 +15,14 @@ function errorOf(text: string): string {
   throw new assert.AssertionError({ message: `accepted: ${text}` });
 }
 
-test("parseBoxConfig: an empty file is a box that serves on loopback and starts no onion service", () => {
+test("parseBoxConfig: an empty file is a box that serves on loopback and as an onion service, and lets functions reach nothing", () => {
   const config = parseBoxConfig("");
   assert.deepEqual(config.listen, [{ kind: "tcp", host: "127.0.0.1", port: 5005 }]);
-  assert.deepEqual(config.onion, { kind: "none" });
+  assert.deepEqual(config.onion, {
+    kind: "single-hop",
+    port: 80,
+    tor: { kind: "own", program: "tor", torrc: null },
+  });
   assert.equal(config.relay.control, null);
   assert.equal(config.policy.function.memoryBytes, 128 * 2 ** 20);
 });

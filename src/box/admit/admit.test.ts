@@ -114,7 +114,10 @@ test("publishedPolicy: gives no network while the relay's exit policy is unknown
   );
 });
 
-test("publishedPolicy: the operator's rules come before the relay's", () => {
+test("publishedPolicy: the operator's rules come before the relay's, private networks before all", () => {
   const { policy } = parseBoxConfig('[policy.net]\nreject = ["reject *:25"]');
-  assert.deepEqual(publishedPolicy(policy, ["accept *:*"]).net?.exit, ["reject *:25", "accept *:*"]);
+  const rules = ["reject private:*", "reject *:25", "accept *:*"];
+  assert.deepEqual(publishedPolicy(policy, ["accept *:*"]).net?.exit, rules);
+  const test = parseBoxConfig('[policy.net]\nprivate_networks_allowed = ["10.0.0.0/8"]');
+  assert.deepEqual(publishedPolicy(test.policy, ["accept *:*"]).net?.exit, ["accept *:*"]);
 });

@@ -2,7 +2,7 @@
 // (docs/spec/policy.md 2). Pure. What is published is what is enforced: the broker decides by the same lines.
 
 import type { Policy } from "../../wire/policy.ts";
-import type { PolicyConfig } from "../config.ts";
+import type { NetConfig, PolicyConfig } from "../config.ts";
 
 /**
  * @param relayExit the relay's exit policy, one rule a line ("accept *:443"); null while it is unknown, and then
@@ -19,7 +19,11 @@ export function publishedPolicy(config: PolicyConfig, relayExit: readonly string
     syscalls: [...config.syscalls],
     net:
       net && relayExit && isExit
-        ? { exit: [...net.reject, ...relayExit], connections: net.connections, bytes: net.bytes }
+        ? {
+            exit: [...notPublic(net), ...net.reject, ...relayExit],
+            connections: net.connections,
+            bytes: net.bytes,
+          }
         : null,
     storage: config.storage,
     box: [...config.box],
@@ -27,4 +31,12 @@ export function publishedPolicy(config: PolicyConfig, relayExit: readonly string
     function: config.function,
     total: config.total,
   };
+}
+
+/**
+ * The broker refuses all that is not public, whatever the relay says; published so that clients see it. Where a test
+ * network is allowed, a rule for the rest cannot be put shortly, and only the broker's refusal tells.
+ */
+function notPublic({ privateNetworksAllowed }: NetConfig): readonly string[] {
+  return privateNetworksAllowed.length === 0 ? ["reject private:*"] : [];
 }

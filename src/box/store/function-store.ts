@@ -31,6 +31,9 @@ export type FunctionId = string & { readonly [brand]: "function" };
 /** Packages waiting to be written, in bytes of text: bounds memory while the disk is slow. */
 export const PENDING_BYTES_MAX = 64 * 2 ** 20;
 
+/** Megabytes of the worker's heap: a batch of packages and their sealed copies fit, garbage is collected early. */
+const WORKER_LIMITS = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 512 };
+
 export interface FunctionStoreOptions {
   /** Created with mode 0700 when missing; no second box may use it. */
   readonly dir: string;
@@ -95,7 +98,7 @@ export class FunctionStore implements AsyncDisposable {
   /** Throws BentoError "store-busy", "store-corrupt" or "store-unusable", with advice for the operator. */
   static async open(options: FunctionStoreOptions): Promise<FunctionStore> {
     const workerData: WorkerOptions = { dir: options.dir, bytesMax: options.bytesMax };
-    const worker = new Worker(workerUrl(), { workerData, env: {} });
+    const worker = new Worker(workerUrl(), { workerData, env: {}, resourceLimits: WORKER_LIMITS });
     const { promise, resolve, reject } = Promise.withResolvers<StoreEvent>();
     worker.once("message", resolve);
     worker.once("error", reject);

@@ -2,7 +2,7 @@
 // A change is durable when its transaction has committed: WAL with synchronous=FULL flushes once a commit, so
 // many changes that arrive together cost one flush. What the rows hold is sealed (sealed-package.ts).
 
-import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync } from "node:fs";
+import { chmodSync, closeSync, fsyncSync, mkdirSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { BentoError, messageOf } from "../../base/errors.ts";
@@ -14,6 +14,10 @@ export const FUNCTIONS_FILE = "functions.sqlite";
 const APPLICATION_ID = 0x426e746f;
 const SCHEMA_VERSION = 1;
 const PAGE_BYTES = 4096;
+
+/** A file that holds room for removals on a disk that others have filled: one removal logs about 100 KiB. */
+const RESERVE_FILE = "reserve";
+const RESERVE_BYTES = 512 * 1024;
 
 const SCHEMA = `
 CREATE TABLE function (
@@ -49,6 +53,8 @@ export interface FoundRow {
 const SQLITE = { busy: 5, ioError: 10, corrupt: 11, full: 13, cantOpen: 14, notADatabase: 26 } as const;
 
 export class FunctionTable {
+  readonly #reserve: string;
+  #hasReserve = false;
   readonly #db: DatabaseSync;
   readonly #statements: Record<
     "insert" | "byInvocation" | "byShutdown" | "remove" | "expired" | "expire" | "count",
@@ -79,6 +85,8 @@ export class FunctionTable {
     } catch (error) {
       throw openError(error, path);
     }
+    this.#reserve = join(dir, RESERVE_FILE);
+    this.#keepReserve();
   }
 
   get count(): number {
@@ -115,9 +123,14 @@ export class FunctionTable {
     return this.#statements.remove.run(id).changes > 0;
   }
 
+  /** The ids of what ended at or before `now`. */
+  expired(now: number): string[] {
+    return this.#statements.expired.all(now).map((row) => String(row["id"]));
+  }
+
   /** Removes what ended at or before `now` and returns the ids. */
   expire(now: number): string[] {
-    const ids = this.#statements.expired.all(now).map((row) => String(row["id"]));
+    const ids = this.expired(now);
     if (ids.length > 0) this.#statements.expire.run(now);
     return ids;
   }
@@ -136,10 +149,37 @@ export class FunctionTable {
     }
   }
 
+  /**
+   * Runs a removal on a full disk: in the room of the reserve, and without overwriting what is removed, which would
+   * need room for all of it. Else a full disk could neither be freed nor an owner's shutdown be obeyed.
+   */
+  removeWithoutRoom<T>(removal: () => T): T {
+    rmSync(this.#reserve, { force: true });
+    this.#hasReserve = false;
+    this.#db.exec("PRAGMA secure_delete = OFF");
+    try {
+      return removal();
+    } finally {
+      this.#db.exec("PRAGMA secure_delete = ON");
+    }
+  }
+
   /** Gives freed room back to the disk and empties the log, so that removed rows are not left lying in it. */
   tidy(): void {
     this.#db.exec("PRAGMA incremental_vacuum");
     this.#db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+    this.#keepReserve();
+  }
+
+  #keepReserve(): void {
+    if (this.#hasReserve) return;
+    try {
+      writeFileSync(this.#reserve, Buffer.alloc(RESERVE_BYTES, 0x55), { mode: 0o600 });
+      this.#hasReserve = true;
+    } catch {
+      // The disk is full now; half a reserve would only take room from what frees it. Tried again at the next tidy.
+      rmSync(this.#reserve, { force: true });
+    }
   }
 
   close(): void {

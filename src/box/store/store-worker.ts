@@ -74,13 +74,27 @@ function runAlone(table: FunctionTable, request: StoreRequest): Answer {
     if (!isDiskFull(error)) return { failed: "internal", message: messageOf(error) };
     if (request.op === "add") return { failed: "disk-full", message: messageOf(error) };
   }
-  // Removing needs room in the log first; emptying the log makes some. Else a full disk could never be freed.
   try {
-    table.tidy();
-    return { ok: table.transaction(() => run(table, request)) };
+    return { ok: table.removeWithoutRoom(() => removeOneByOne(table, request)) };
   } catch (error) {
     return { failed: isDiskFull(error) ? "disk-full" : "internal", message: messageOf(error) };
   }
+}
+
+/** As `run`, with one small transaction for each function. */
+function removeOneByOne(table: FunctionTable, request: StoreRequest): StoreAnswer {
+  if (request.op !== "expire") return table.transaction(() => run(table, request));
+  const removed: string[] = [];
+  try {
+    for (const id of table.expired(request.now)) {
+      table.transaction(() => table.remove(id));
+      removed.push(id);
+    }
+  } catch (error) {
+    // Those that are gone must be told; the others are tried again when the next expiry is due.
+    if (removed.length === 0) throw error;
+  }
+  return removed;
 }
 
 function isWrite(request: StoreRequest): boolean {
