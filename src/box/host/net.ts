@@ -1,4 +1,4 @@
-// Connections out of instances (spec/policy 4), the one way from a function to the network. Host text is read once
+// Connections out of instances (spec/policy 6), the one way from a function to the network. Host text is read once
 // into an address or a name, names are resolved once, every address is checked, and the connection goes to exactly
 // a checked address. Counts connections and bytes of each instance and of the box. The function is hostile.
 
