@@ -10,6 +10,7 @@ import { BentoError, messageOf, systemCode } from "../base/errors.ts";
 import { Limits } from "../wire/limits.ts";
 import { type ManifestInput, parseManifest } from "../wire/manifest.ts";
 import { type PackageInput, sourceHash } from "../wire/package.ts";
+import { nearest } from "./nearest.ts";
 
 /** Functions that come with Bento. */
 export const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
@@ -110,11 +111,16 @@ async function locate(fn: string, functionsDir: string): Promise<Located> {
     return locateFolder(path.join(functionsDir, fn));
   }
   const names = await bundledFunctions(functionsDir);
+  const near = nearest(fn, names);
   throw new BentoError(
     "usage",
     `Cannot find function "${fn}": no such folder or file, and none of the bundled ones`,
     {
-      advice: names.length > 0 ? `Bundled functions: ${names.join(", ")}.` : "Name a folder or a file.",
+      advice: near
+        ? `Did you mean ${near}?`
+        : names.length > 0
+          ? `Bundled functions: ${names.join(", ")}.`
+          : "Name a folder or a file.",
     },
   );
 }

@@ -44,7 +44,7 @@ export const TEST_POLICY: Policy = {
     cpuPercent: 100,
     pids: 64,
     tmpBytes: 16 * MIB,
-    instances: 8,
+    instances: 64,
     lifetimeMs: 86_400_000,
     runtimeMs: 3_600_000,
     backlogBytes: 4 * MIB,

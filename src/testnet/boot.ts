@@ -247,6 +247,12 @@ async function readConsensus(
   }
 }
 
+// Tor drops what it read from its cache and does not know to have been listed lately.
+function annotated(microdescriptors: string): string {
+  const now = new Date(systemClock.now()).toISOString().slice(0, 19).replace("T", " ");
+  return `${microdescriptors.replaceAll(/^onion-key$/gmu, `@last-listed ${now}\nonion-key`)}\n`;
+}
+
 async function startClients(it: Boot, consensus: Consensus): Promise<void> {
   const certificates = [...it.authorityKeys.values()].map(({ certificate }) => certificate).join("");
   const clients = it.plan.nodes.filter(({ kind }) => kind === "client");
@@ -256,7 +262,7 @@ async function startClients(it: Boot, consensus: Consensus): Promise<void> {
       const write = async (file: string, text: string) => writeFile(join(dir, file), text, { mode: 0o600 });
       await write("cached-certs", certificates);
       await write("cached-microdesc-consensus", consensus.text);
-      await write("cached-microdescs.new", consensus.microdescriptors);
+      await write("cached-microdescs.new", annotated(consensus.microdescriptors));
       const client = await startNode(it, node);
       await using control = await client.connect({ signal: it.signal });
       await control.awaitBootstrap({ signal: it.signal });

@@ -5,11 +5,9 @@ import { orAborted } from "../../base/abort.ts";
 import type { Clock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
-import { GUEST_FILE } from "../../guest/images.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import type { Grant } from "../../wire/grant.ts";
 import { GuestLink, type GuestEnd as LinkEnd } from "../host/guest-link.ts";
-import type { GuestFiles } from "../sandbox/image.ts";
 import type { Sandbox, SandboxExit, SandboxHost, SandboxSpec } from "../sandbox/sandbox.ts";
 import { SANDBOX_LIMITS } from "../sandbox/sandbox-limits.ts";
 import { SandboxUnavailable } from "../sandbox/sandbox-unavailable.ts";
@@ -19,28 +17,6 @@ import type { Guest, GuestEnd, GuestRequest, GuestStarter } from "./guest.ts";
 export const GUEST_OPEN_FILES = 256;
 /** How long the end of the process may lag behind the end of its channel: milliseconds. */
 const EXIT_GRACE_MS = 1_000;
-
-/** How the sandbox launches our runners. The permissions are a second fence behind the empty root. */
-export function sandboxGuests(dir: string): GuestFiles {
-  return {
-    dir,
-    runners: {
-      deno: {
-        file: GUEST_FILE.denoRunner,
-        flags: [
-          "--quiet",
-          "--no-code-cache",
-          "--allow-read=/tmp",
-          "--allow-write=/tmp",
-          "--allow-net",
-          "--allow-env=ALL_PROXY",
-          `--import-map=/bento/${GUEST_FILE.denoImports}`,
-        ],
-      },
-      python: { file: GUEST_FILE.pythonRunner },
-    },
-  };
-}
 
 /** What a grant means to the sandbox. Processes are rounded up to what the runtimes need to exist. */
 export function sandboxSpec(grant: Grant): SandboxSpec {

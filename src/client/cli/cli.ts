@@ -52,19 +52,25 @@ export function usage(message: string, advice?: string): BentoError {
 export async function reachBox(cli: Cli, name: string, options: ReachOptions): Promise<Reach> {
   const data = await cli.context.read();
   const entry: BoxEntry | undefined = Object.hasOwn(data.boxes, name) ? data.boxes[name] : undefined;
-  const address = tryParseAddress(entry ? ((options.direct ? entry.direct : undefined) ?? entry.address) : name);
+  const address = tryParseAddress(
+    entry ? ((options.direct ? entry.direct : undefined) ?? entry.address) : name,
+  );
   if (!address) {
     const names = Object.keys(data.boxes);
     throw usage(
       `Cannot use box "${name}": wanted host:port, ….onion or a name from \`bento net status\``,
-      names.length > 0 ? `Known names: ${names.join(", ")}.` : "No network is known: start one with `bento net up`.",
+      names.length > 0
+        ? `Known names: ${names.join(", ")}.`
+        : "No network is known: start one with `bento net up`.",
     );
   }
   if (options.direct) {
-    if (isOnion(address)) throw usage(`Cannot reach ${name} directly: an onion address needs Tor`, "Leave out --direct.");
+    if (isOnion(address))
+      throw usage(`Cannot reach ${name} directly: an onion address needs Tor`, "Leave out --direct.");
     return { box: name, address, dial: directDial, direct: true, socks: undefined };
   }
-  const socks = options.socks ?? entry?.socks ?? data.network?.socks ?? cli.env["BENTO_SOCKS"] ?? DEFAULT_SOCKS;
+  const socks =
+    options.socks ?? entry?.socks ?? data.network?.socks ?? cli.env["BENTO_SOCKS"] ?? DEFAULT_SOCKS;
   return { box: name, address, dial: torDial(socksAddress(socks)), direct: false, socks };
 }
 
@@ -77,13 +83,21 @@ export async function chooseBox(cli: Cli, options: ReachOptions, manifest?: Mani
   const names = Object.keys((await cli.context.read()).boxes);
   const [only] = names;
   if (only === undefined) {
-    throw usage("Cannot choose a box: none is named and no network is running", "Name one with --box, or `bento net up`.");
+    throw usage(
+      "Cannot choose a box: none is named and no network is running",
+      "Name one with --box, or `bento net up`.",
+    );
   }
   if (names.length === 1 || !manifest) return reachBox(cli, only, options);
   return firstSuitable(cli, names, options, manifest);
 }
 
-async function firstSuitable(cli: Cli, names: readonly string[], options: ReachOptions, manifest: Manifest): Promise<Reach> {
+async function firstSuitable(
+  cli: Cli,
+  names: readonly string[],
+  options: ReachOptions,
+  manifest: Manifest,
+): Promise<Reach> {
   const reasons: string[] = [];
   for (const name of names) {
     const reach = await reachBox(cli, name, options);
@@ -97,9 +111,13 @@ async function firstSuitable(cli: Cli, names: readonly string[], options: ReachO
       reasons.push(`${name}: ${error instanceof Error ? error.message : "not reached"}`);
     }
   }
-  throw new BentoError("policy-refused", `Cannot choose a box: none grants what is asked for (${reasons.join("; ")})`, {
-    advice: "`bento check FN` shows each rule.",
-  });
+  throw new BentoError(
+    "policy-refused",
+    `Cannot choose a box: none grants what is asked for (${reasons.join("; ")})`,
+    {
+      advice: "`bento check FN` shows each rule.",
+    },
+  );
 }
 
 export function manifestOf(loaded: LoadedPackage): Manifest {

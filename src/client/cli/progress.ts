@@ -74,7 +74,8 @@ export class Progress implements Disposable {
   #rate(): number {
     const now = this.#clock.now();
     this.#samples.push({ atMs: now, bytes: this.#bytes });
-    while (this.#samples.length > 2 && (this.#samples[0]?.atMs ?? now) < now - RATE_WINDOW_MS) this.#samples.shift();
+    while (this.#samples.length > 2 && (this.#samples[0]?.atMs ?? now) < now - RATE_WINDOW_MS)
+      this.#samples.shift();
     const first = this.#samples[0];
     if (!first || now <= first.atMs) return 0;
     return ((this.#bytes - first.bytes) * 1000) / (now - first.atMs);

@@ -79,21 +79,45 @@ export class HostChannel {
     while (this.#writing) await this.#writing;
   }
 
-  /** Sends one message or piece of a stream in fragments, waiting for `window` where it is full. */
-  async sendFragments(
+  /**
+   * Sends one message or piece of a stream in fragments. Returns undefined when `window` had room for all of it,
+   * else a promise.
+   */
+  sendFragments(
+    window: SendWindow,
+    id: number,
+    bytes: Uint8Array,
+    types: { readonly more: number; readonly last: number },
+  ): Promise<void> | undefined {
+    let at = 0;
+    do {
+      const part = bytes.subarray(at, at + GUEST_PAYLOAD_BYTES_MAX);
+      const wait = window.take(guestFrameCost(part.length));
+      // What waits is a copy: the function may change its array right after the call.
+      if (wait) return this.#sendLater(wait, window, id, bytes.slice(at), types);
+      at += part.length;
+      this.send(at < bytes.length ? types.more : types.last, id, part);
+    } while (at < bytes.length);
+    return undefined;
+  }
+
+  /** @param wait for the first fragment of `bytes`. */
+  async #sendLater(
+    wait: Promise<void>,
     window: SendWindow,
     id: number,
     bytes: Uint8Array,
     types: { readonly more: number; readonly last: number },
   ): Promise<void> {
-    let at = 0;
-    do {
+    await wait;
+    for (let at = 0; ; ) {
       const part = bytes.subarray(at, at + GUEST_PAYLOAD_BYTES_MAX);
       at += part.length;
-      const wait = window.take(guestFrameCost(part.length));
-      if (wait) await wait;
       this.send(at < bytes.length ? types.more : types.last, id, part);
-    } while (at < bytes.length);
+      if (at >= bytes.length) return;
+      const next = window.take(guestFrameCost(Math.min(bytes.length - at, GUEST_PAYLOAD_BYTES_MAX)));
+      if (next) await next;
+    }
   }
 
   /** A call with one answer. Rejects with HostError. */

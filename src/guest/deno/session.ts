@@ -28,7 +28,8 @@ export class SessionState {
   #ended = false;
   #attached = false;
   #arrived: (() => void)[] = [];
-  #sending: Promise<void> = Promise.resolve();
+  /** The last send that had to wait; undefined when there is room. */
+  #sending: Promise<void> | undefined;
 
   constructor(channel: HostChannel) {
     this.#channel = channel;
@@ -86,19 +87,33 @@ export class SessionState {
   }
 
   /** Whole messages in the order of the calls, also when the function does not await. */
-  #send(message: Uint8Array | string): Promise<void> {
-    const bytes = typeof message === "string" ? encoder.encode(message) : ownBytes(message);
+  #send(message: Uint8Array | string): Promise<void> | undefined {
+    const bytes = typeof message === "string" ? encoder.encode(message) : bytesOf(message);
     const { outputMore: more, output: last } = GUEST_FRAME;
-    const sent = this.#sending.then(() =>
-      this.#channel.sendFragments(this.#channel.outputWindow, 0, bytes, { more, last }),
-    );
+    const send = (own: Uint8Array) =>
+      this.#channel.sendFragments(this.#channel.outputWindow, 0, own, { more, last });
+    const sent = this.#sending ? this.#sendAfter(this.#sending, send, bytes.slice()) : send(bytes);
+    if (!sent) return undefined;
     this.#sending = sent;
+    const settle = () => {
+      if (this.#sending === sent) this.#sending = undefined;
+    };
+    void sent.then(settle, settle);
     return sent;
+  }
+
+  async #sendAfter(
+    previous: Promise<void>,
+    send: (bytes: Uint8Array) => Promise<void> | undefined,
+    bytes: Uint8Array,
+  ): Promise<void> {
+    await previous;
+    await send(bytes);
   }
 
   /** Resolves when every message sent so far has been queued. */
   async sent(): Promise<void> {
-    await this.#sending;
+    while (this.#sending) await this.#sending;
   }
 
   #receive(bytes: Uint8Array, last: boolean): void {
@@ -159,9 +174,8 @@ function wholeMessage(message: Message): Uint8Array {
   return all;
 }
 
-/** A copy: the function may change its array right after the call. */
-function ownBytes(message: unknown): Uint8Array {
-  if (message instanceof Uint8Array) return message.slice();
+function bytesOf(message: unknown): Uint8Array {
+  if (message instanceof Uint8Array) return message;
   throw new TypeError("Cannot send: a message is a string or a Uint8Array");
 }
 

@@ -12,7 +12,7 @@ interface FrameSender {
     id: number,
     bytes: Uint8Array,
     types: { readonly more: number; readonly last: number },
-  ): Promise<void>;
+  ): Promise<void> | undefined;
 }
 
 /** Which way bytes flow, as the function sees it. */

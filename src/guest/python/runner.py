@@ -565,7 +565,8 @@ class _SocketPatch:
 
 
 class _Names:
-    """Stand-in addresses for names, since only the box resolves: 198.18.0.0/15 (RFC 2544) is never routed."""
+    """Stand-in IPv4 addresses for names, since only the box resolves, and for IPv6 addresses, since the sandbox
+    has IPv4 sockets alone. 198.18.0.0/15 (RFC 2544) is never routed."""
 
     def __init__(self):
         self._by_name = {}
@@ -607,8 +608,10 @@ def _patch_socket(module, channel, granted, bridged):
         if host.lower() in own_names:
             return "127.0.0.1"
         address = literal(host)
+        if address == "::1":
+            return "127.0.0.1"
         if address is not None:
-            return address
+            return names.address(address) if ":" in address else address
         if not granted:
             raise module.gaierror(module.EAI_NONAME, "Cannot resolve: the function was not granted net")
         return names.address(host)
@@ -620,19 +623,16 @@ def _patch_socket(module, channel, granted, bridged):
             port = int(port) if port.isdigit() else 80 if port == "http" else 443
         passive = "0.0.0.0" if flags & module.AI_PASSIVE else "127.0.0.1"
         address = passive if host is None else address_of(host)
-        version6 = ":" in address
-        if family not in (0, module.AF_INET6 if version6 else module.AF_INET):
+        if family not in (0, module.AF_INET):
             raise module.gaierror(module.EAI_ADDRFAMILY, "Address family for hostname not supported")
-        kind = type or module.SOCK_STREAM
-        family = module.AF_INET6 if version6 else module.AF_INET
-        target = (address, port or 0, 0, 0) if version6 else (address, port or 0)
-        return [(module.AddressFamily(family), module.SocketKind(kind), proto or 6, "", target)]
+        kind = module.SocketKind(type or module.SOCK_STREAM)
+        return [(module.AF_INET, kind, proto or 6, "", (address, port or 0))]
 
     def connect(self, address):
-        if self.family not in (module.AF_INET, module.AF_INET6):
+        if self.family != module.AF_INET:
             return real_connect(self, address)
         host, port = address_of(address[0]), address[1]
-        if host == "::1" or host.startswith("127."):
+        if host.startswith("127."):
             return real_connect(self, address)
         if self.type != module.SOCK_STREAM:
             raise PermissionError(1, "Cannot connect: only TCP leaves the box")
@@ -715,11 +715,6 @@ class _Bridge:
     def _join(self, socket, timeout):
         """A socket of ours connected to `socket`."""
         target = self._listener.getsockname()
-        if socket.family != self._module.AF_INET:
-            # An IPv6 socket has no way to our IPv4 loopback: a fresh one takes its place under the same descriptor.
-            fresh = self._module.socket()
-            _posix.dup2(fresh.fileno(), socket.fileno())
-            fresh.close()
         with self._lock:
             socket.settimeout(None)
             try:
