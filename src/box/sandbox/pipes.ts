@@ -5,9 +5,8 @@
 
 import { execFile } from "node:child_process";
 import { closeSync, constants, openSync, unlinkSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { Socket } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
@@ -35,8 +34,12 @@ export class PipeSource implements AsyncDisposable {
     this.#directory = directory;
   }
 
-  static async open(): Promise<PipeSource> {
-    const source = new PipeSource(await mkdtemp(join(tmpdir(), "bento-pipes-")));
+  /** @param dir the box's own; names left there by an earlier life are removed. */
+  static async open(dir: string): Promise<PipeSource> {
+    const directory = join(dir, "pipes");
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    const source = new PipeSource(directory);
     await source.prepare(1);
     return source;
   }

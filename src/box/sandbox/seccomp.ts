@@ -9,6 +9,8 @@ import { messageOf } from "../../base/errors.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
 import { rulesOf, type SandboxProfile } from "./seccomp-profiles.ts";
 
+/** Nothing can be made below a device, so Deno keeps no cache of the helper. */
+const NO_CACHE = "/dev/null/deno";
 const HELPER = fileURLToPath(new URL("./seccomp-helper.ts", import.meta.url));
 
 /** Milliseconds the helper may take: 40 ms on an idle machine. */
@@ -68,7 +70,7 @@ async function runHelper(deno: string, input: string): Promise<string> {
     deno,
     ["run", "--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--allow-ffi", HELPER],
     {
-      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: "/nonexistent" },
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: NO_CACHE },
       timeout: HELPER_MS,
       killSignal: "SIGKILL",
     },
