@@ -163,5 +163,7 @@ test("runFilter: a program without an answer is an error", () => {
 });
 
 test("buildFilters: a missing Deno is refused with what to do", async () => {
-  await assert.rejects(buildFilters("/nonexistent/deno", ["strict"]), { code: "sandbox-unavailable" });
+  for (const path of ["/nonexistent/deno", "/dev/null/deno", "/bin/false"]) {
+    await assert.rejects(buildFilters(path, ["strict"]), { code: "sandbox-unavailable" });
+  }
 });
