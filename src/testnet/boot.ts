@@ -16,7 +16,7 @@ import { socksConnect } from "../tor/socks.ts";
 import { claimBlock } from "./block.ts";
 import { type AuthorityKeys, makeAuthorityKeys, makeRelayKeys, type RelayKeys } from "./keys.ts";
 import type { LinkProxyOptions } from "./link-proxy.ts";
-import { linksPath, type NetworkState, writeState } from "./network-dir.ts";
+import { linksPath, type NetworkState, socksPathOf, writeState } from "./network-dir.ts";
 import { type PlannedNode, type PlanOptions, planTestnet, type TestnetPlan } from "./plan.ts";
 import { authorityLine, bandwidthFile, torrcOf } from "./torrc.ts";
 
@@ -141,6 +141,7 @@ async function startNode(it: Boot, node: PlannedNode): Promise<TorProcess> {
       dataDir: dir,
       bandwidthPath: join(it.real, "bandwidths"),
       resolverPath: join(it.real, "resolv.conf"),
+      socksPath: socksPathOf(dir),
     }),
     detached: it.options.detached ?? false,
     ...(it.options.torPath === undefined ? {} : { torPath: it.options.torPath }),

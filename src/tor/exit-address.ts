@@ -35,6 +35,8 @@ export class ExitAddressDialer implements AsyncDisposable {
   readonly #proxy: SocksAddress;
   /** By isolation key, least recently used first. */
   readonly #circuits = new Map<string, Promise<Circuit>>();
+  /** Tells of circuits that close; there from the first circuit on. */
+  #watch: Promise<AsyncDisposable> | undefined;
   /** Streams of ours that wait for their circuit, by SOCKS user name. */
   readonly #waiting = new Map<string, { circuitId: string; reject: (error: unknown) => void }>();
   #unattached: Promise<AsyncDisposable> | undefined;
@@ -78,6 +80,7 @@ export class ExitAddressDialer implements AsyncDisposable {
     this.#circuits.clear();
     for (const circuit of circuits)
       await circuit.then(async ({ id }) => this.#close(id)).catch(() => undefined);
+    await this.#watch?.then(async (held) => held[Symbol.asyncDispose]()).catch(() => undefined);
     const unattached = this.#unattached;
     this.#unattached = undefined;
     await unattached?.then(async (held) => held[Symbol.asyncDispose]()).catch(() => undefined);
@@ -164,14 +167,14 @@ export class ExitAddressDialer implements AsyncDisposable {
       options.isolation.password,
     ]);
     const kept = this.#circuits.get(isolationKey);
-    this.#circuits.delete(isolationKey);
     if (kept) {
-      const circuit = await kept.catch(() => undefined);
-      if (circuit && (await this.#isBuilt(circuit.id, options))) {
-        this.#circuits.set(isolationKey, kept);
-        return circuit;
-      }
+      // Last in the map is used latest.
+      this.#circuits.delete(isolationKey);
+      this.#circuits.set(isolationKey, kept);
+      return this.#control.during(kept, options);
     }
+    this.#watch ??= this.#watchCircuits();
+    await this.#control.during(this.#watch, options);
     const [oldest] = this.#circuits;
     if (oldest && this.#circuits.size >= CIRCUITS_MAX) {
       this.#circuits.delete(oldest[0]);
@@ -200,9 +203,20 @@ export class ExitAddressDialer implements AsyncDisposable {
     }
   }
 
-  async #isBuilt(id: string, wait: Wait): Promise<boolean> {
-    const info = await this.#control.getInfo(["circuit-status"], wait);
-    return info["circuit-status"].split("\n").some((line) => line.startsWith(`${id} BUILT `));
+  /** Forgets circuits as they end. Asking for the list before each stream would cost a round trip and its delays. */
+  async #watchCircuits(): Promise<AsyncDisposable> {
+    return this.#control.subscribe(["CIRC"], (event) => {
+      if (event.kind !== "CIRC" || !["CLOSED", "FAILED"].includes(event.status)) return;
+      for (const [isolationKey, building] of this.#circuits)
+        void building.then(
+          ({ id }) => {
+            if (id === event.circuitId && this.#circuits.get(isolationKey) === building)
+              this.#circuits.delete(isolationKey);
+            return undefined;
+          },
+          () => undefined,
+        );
+    });
   }
 
   async #close(id: string): Promise<void> {

@@ -126,12 +126,7 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["store of a missing folder", ["store", "./missing"], 2, /Cannot find function/],
   ["check of a missing function", ["check", "./missing"], 2, /Cannot find function/],
   ["shell without a box", ["shell"], 2, /Cannot choose a box/],
-  [
-    "a token in a box that does not exist",
-    ["ls", "@/dev/null", "--box", "127.0.0.1:1"],
-    2,
-    /no saved name|wanted|expected/,
-  ],
+  ["an empty token file", ["ls", "@/dev/null", "--box", "127.0.0.1:1"], 7, /shutdown token/],
 ];
 for (const [name, args, wanted, message] of WRONG) {
   test(`bento ${args[0]}: wrong use, ${name}`, async (t) => {

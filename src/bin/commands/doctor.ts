@@ -6,15 +6,13 @@ import path from "node:path";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type DoctorCheck, examine } from "../../box/sandbox/doctor.ts";
-import { sandboxGuests } from "../../box/session/sandboxed-guest.ts";
+import { DEFAULT_UID_RANGE } from "../../box/sandbox/uid-pool.ts";
 import { type Cli, socksAddress } from "../../client/cli/cli.ts";
 import { EXIT } from "../../client/cli/exit-code.ts";
 import { printable } from "../../client/cli/io.ts";
 import { Progress } from "../../client/cli/progress.ts";
 import { buildGuests } from "../../guest/build.ts";
 import { findTor } from "../find-tor.ts";
-
-const UID_RANGE = { first: 20_000, last: 20_999 };
 
 export async function doctor(cli: Cli, options: { socks?: string }): Promise<number> {
   const { io } = cli;
@@ -25,9 +23,14 @@ export async function doctor(cli: Cli, options: { socks?: string }): Promise<num
     if (options.socks !== undefined) checks.push(await checkSocks(options.socks));
     const dir = await mkdtemp(path.join(tmpdir(), "bento-doctor-"));
     try {
-      const guest = sandboxGuests(await buildGuests(dir));
+      const guest = await buildGuests(dir);
       checks.push(
-        ...(await examine({ guest, images: ["deno", "python"], uidRange: UID_RANGE, clock: systemClock })),
+        ...(await examine({
+          guest,
+          images: ["deno", "python"],
+          uidRange: DEFAULT_UID_RANGE,
+          clock: systemClock,
+        })),
       );
     } finally {
       await rm(dir, { recursive: true, force: true });

@@ -87,6 +87,8 @@ export class Backlog implements AsyncDisposable {
 
   /** Whether the guest waits for a reader: no more output comes until some is discarded. */
   get isFull(): boolean {
+    // While a block is on its way to the spool, credit comes without a reader.
+    if (this.#spilling) return false;
     return Limits.streamWindowBytes - this.#uncredited < guestFrameCost(GUEST_PAYLOAD_BYTES_MAX);
   }
 
@@ -309,6 +311,7 @@ export class Backlog implements AsyncDisposable {
       this.#spilling = undefined;
       this.#spill();
       this.#giveCredit();
+      this.#notify();
     });
   }
 

@@ -139,7 +139,7 @@ export class SessionEvents {
         io.event({ event: "resumed", offset: event.offset });
         break;
       case "ended":
-        io.event({ event: "ended", outcome: event.outcome });
+        // Told once the output before it has been.
         break;
       default:
         unreachable(event);
@@ -300,6 +300,7 @@ const CLEAN_UP_MS = 10_000;
 
 export function reportOutcome(cli: Cli, outcome: Outcome): ExitCode {
   const { io } = cli;
+  io.event({ event: "ended", outcome });
   switch (outcome.kind) {
     case "returned":
       return EXIT.ok;
