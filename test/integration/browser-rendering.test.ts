@@ -48,6 +48,9 @@ after(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
+/** The goal is 1 % at the median of real pages; on these small ones a missing icon must be noticed. */
+const DIFFERING_SHARE_MAX = 0.001;
+
 /** Set to keep the screenshots for a look. */
 const shotDir = process.env["BENTO_SCREENSHOTS"];
 
@@ -55,7 +58,7 @@ for (const [name, routes] of Object.entries(SITES)) {
   test(`writePage: ${name} looks like the original and makes no request`, {
     skip,
     timeout: 60_000,
-  }, async () => {
+  }, async (context) => {
     await using site = await WebServer.start(routes);
     const page = await fetchPage(`${site.origin}/`);
     assert.ok(page.verified);
@@ -73,7 +76,8 @@ for (const [name, routes] of Object.entries(SITES)) {
       await writeFile(join(shotDir, `${name}-digest.png`), written);
     }
     const share = differingShare(original, written);
-    assert.ok(share < 0.01, `${(share * 100).toFixed(2)} % of the pixels differ`);
+    context.diagnostic(`${(share * 100).toFixed(3)} % of the pixels differ`);
+    assert.ok(share < DIFFERING_SHARE_MAX, `${(share * 100).toFixed(2)} % of the pixels differ`);
   });
 }
 

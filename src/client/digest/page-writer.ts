@@ -52,7 +52,8 @@ export function writePage(content: PageContent): Uint8Array {
   let written = doctype + write(first, place);
   for (let round = 1; ; round++) {
     const document = parse(written);
-    const again = doctype + write(document, place);
+    // References have become absolute, and there is no base element any more.
+    const again = doctype + write(document, { ...place, base: place.documentUrl });
     if (again === written) break;
     written = again;
     if (round === ROUNDS_MAX || isOver()) {

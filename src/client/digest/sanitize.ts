@@ -206,6 +206,8 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
     const isHere = resolveUrl(url.href, place.base)?.href === place.documentUrl;
     setAttribute(element, "href", isHere && (hash !== "" || /^\s*#/.test(href)) ? hash || "#" : url.href);
   } else if (["mailto:", "tel:"].includes(url.protocol)) setAttribute(element, "href", url.href);
+  // A link that ran a script looks like one still and leads nowhere.
+  else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
   else return;
   setAttribute(element, "rel", "noreferrer noopener");
 }

@@ -19,6 +19,7 @@ test("scanCss: finds url() in every spelling", () => {
 
 test("scanCss: leaves comments, plain strings and fragments alone", () => {
   assert.deepEqual(urlsOf(`/* url(a.png) */ a{content:"url(b.png)";fill:url(#c);mask:url( "#d" )}`), []);
+  assert.deepEqual(scanCss("url(#c)", { inline: true }).references, []);
 });
 
 test("scanCss: reads @import with layer, supports and media", () => {
