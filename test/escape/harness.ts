@@ -224,7 +224,7 @@ export async function startControl(place: Place, image: ImageName): Promise<Prob
     cwd: "/",
     env: {
       HOME: "/tmp",
-      DENO_DIR: "/nonexistent",
+      DENO_DIR: "/dev/null/deno",
       NO_COLOR: "1",
       DENO_NO_UPDATE_CHECK: "1",
       ...controlEnvironment,

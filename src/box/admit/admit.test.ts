@@ -114,6 +114,13 @@ test("publishedPolicy: gives no network while the relay's exit policy is unknown
   );
 });
 
+test("publishedPolicy: publishes 2000 exit rules, and no network with one more", () => {
+  const { policy } = parseBoxConfig("");
+  const relay = (count: number) => Array.from({ length: count }, () => "accept *:80");
+  assert.equal(publishedPolicy(policy, relay(1999)).net?.exit.length, 2000);
+  assert.equal(publishedPolicy(policy, relay(2000)).net, null);
+});
+
 test("publishedPolicy: the operator's rules come before the relay's, private networks before all", () => {
   const { policy } = parseBoxConfig('[policy.net]\nreject = ["reject *:25"]');
   const rules = ["reject private:*", "reject *:25", "accept *:*"];

@@ -1,16 +1,19 @@
 // The policy that the box publishes, from what its operator decided and what the relay's exit policy says
 // (docs/spec/policy.md 2). Pure. What is published is what is enforced: the broker decides by the same lines.
 
-import type { Policy } from "../../wire/policy.ts";
+import { EXIT_RULES_MAX, type Policy } from "../../wire/policy.ts";
 import type { NetConfig, PolicyConfig } from "../config.ts";
 
 /**
  * @param relayExit the relay's exit policy, one rule a line ("accept *:443"); null while it is unknown, and then
- *   functions get no network (fail closed)
+ *   functions get no network (fail closed); so it is with more than EXIT_RULES_MAX rules
  */
 export function publishedPolicy(config: PolicyConfig, relayExit: readonly string[] | null): Policy {
   const { net } = config;
-  const isExit = relayExit?.some((line) => /^accept6?\s/.test(line)) ?? false;
+  const exit = net && relayExit ? [...notPublic(net), ...net.reject, ...relayExit] : [];
+  // Rules cannot be left out, and clients take no more than this: then there is no network rather than a wrong policy.
+  const isExit =
+    exit.length <= EXIT_RULES_MAX && (relayExit?.some((line) => /^accept6?\s/.test(line)) ?? false);
   return {
     version: 1,
     store: config.store,

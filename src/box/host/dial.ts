@@ -3,7 +3,7 @@
 
 import { connect, type Socket } from "node:net";
 import type { Clock } from "../../base/clock.ts";
-import { BentoError } from "../../base/errors.ts";
+import { BentoError, systemCode } from "../../base/errors.ts";
 import { formatIp, type IpAddress } from "../../base/ip-address.ts";
 
 export const DIAL_LIMITS = {
@@ -29,19 +29,21 @@ export async function dial(
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
   const waiting = addresses.slice(0, DIAL_LIMITS.attemptsMax);
   const pending = new Set<Socket>();
+  let reason = "there is no address";
   let stopNext: () => void = () => undefined;
 
   const tryNext = () => {
     stopNext();
     const address = waiting.shift();
     if (!address) {
-      if (pending.size === 0) reject(new BentoError("net-unreachable", "Cannot connect: no address answers"));
+      if (pending.size === 0) reject(new BentoError("net-unreachable", `Cannot connect: ${reason}`));
       return;
     }
     const socket = connect({ host: formatIp(address), port, allowHalfOpen: true, noDelay: true });
     pending.add(socket);
-    socket.once("error", () => {
+    socket.once("error", (error) => {
       pending.delete(socket);
+      reason = systemCode(error) === "ECONNREFUSED" ? "the far end refuses" : "the far end cannot be reached";
       tryNext();
     });
     socket.once("connect", () => {

@@ -1,4 +1,4 @@
-// Which addresses a function may reach (spec/policy 4): decided on the address that will be connected to, never on
+// Which addresses a function may reach (spec/policy 6): decided on the address that will be connected to, never on
 // a name. Pure apart from asking the kernel for the machine's own addresses. The function is hostile: it chooses
 // the host, runs DNS servers, and knows every spelling of 127.0.0.1.
 

@@ -7,7 +7,7 @@ import { systemClock, TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { Egress, type EgressOptions } from "./egress.ts";
 import { IDLE_MS } from "./metered-connection.ts";
-import { NetBroker, type NetBrokerOptions } from "./net.ts";
+import { ATTEMPT_BYTES, NetBroker, type NetBrokerOptions } from "./net.ts";
 import { NameResolver } from "./resolver.ts";
 import type { InstanceNet } from "./services.ts";
 import { startDnsServer, type TestDnsServer } from "./test-dns-server.ts";
@@ -413,7 +413,7 @@ test("NetBroker: bytes both ways come out of one budget, to the byte", async () 
   await using target = await listen("127.0.0.1", (socket) => {
     socket.once("data", () => socket.write(Buffer.alloc(60)));
   });
-  await using net = netFor({ bytes: 100, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
+  await using net = netFor({ bytes: ATTEMPT_BYTES + 100, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
   const to = { host: "127.0.0.1", port: target.port };
   const connection = await net.connect(to, { signal: never });
   connection.write(Buffer.alloc(39));
@@ -426,9 +426,20 @@ test("NetBroker: bytes both ways come out of one budget, to the byte", async () 
   await assert.rejects(net.connect(to, { signal: never }), hasCode("net-limit"));
 });
 
+test("NetBroker: knocking and asking costs bytes, whether it succeeds or not", async () => {
+  const closed = await listen("127.0.0.1");
+  await closed[Symbol.asyncDispose]();
+  await using net = netFor({ bytes: 3 * ATTEMPT_BYTES, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
+  const to = { host: "127.0.0.1", port: closed.port };
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await assert.rejects(net.connect(to, { signal: never }), hasCode("net-unreachable", /refuses/));
+  }
+  await assert.rejects(net.connect(to, { signal: never }), hasCode("net-limit"));
+});
+
 test("NetBroker: a far end that sends more than the budget is cut off", async () => {
   await using target = await listen("127.0.0.1", (socket) => socket.write(Buffer.alloc(101)));
-  await using net = netFor({ bytes: 100, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
+  await using net = netFor({ bytes: ATTEMPT_BYTES + 100, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
   const connection = await net.connect({ host: "127.0.0.1", port: target.port }, { signal: never });
   connection.resume();
   const [error] = (await once(connection, "error")) as [unknown];

@@ -1,4 +1,4 @@
-// Connections out of instances (spec/policy 4), the one way from a function to the network. Host text is read once
+// Connections out of instances (spec/policy 6), the one way from a function to the network. Host text is read once
 // into an address or a name, names are resolved once, every address is checked, and the connection goes to exactly
 // a checked address. Counts connections and bytes of each instance and of the box. The function is hostile.
 
@@ -15,6 +15,12 @@ import type { Egress } from "./egress.ts";
 import { type ByteBudget, MeteredConnection } from "./metered-connection.ts";
 import type { NameResolver } from "./resolver.ts";
 import type { InstanceNet } from "./services.ts";
+
+/**
+ * Bytes that each attempt to connect takes from the instance's budget, for DNS questions and handshakes: else an
+ * instance could ask and knock without end. About what they really take.
+ */
+export const ATTEMPT_BYTES = 1024;
 
 /** Connections of all instances together, those being opened included: leaves descriptors for everything else. */
 export const CONNECTIONS_TOTAL_MAX = 2048;
@@ -102,9 +108,10 @@ class GrantedNet implements InstanceNet {
     if (host.kind === "refused") throw refused(`the host ${host.reason}`);
     if (!Number.isInteger(port) || port < 1 || port > 65535) throw refused("the port is not 1 to 65535");
     if (!covers(this.#destinations, host, port)) throw refused("the manifest does not name this destination");
-    if (this.#budget.left === 0)
+    if (this.#budget.left < ATTEMPT_BYTES)
       throw new BentoError("net-limit", "Cannot connect: the instance has used up its bytes");
     this.#take();
+    this.#budget.left -= ATTEMPT_BYTES;
     try {
       const addresses = this.#checked(await this.#addressesOf(host, signal), port);
       const socket = await dial(addresses, port, { signal, clock: this.#options.clock });

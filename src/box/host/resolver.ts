@@ -1,4 +1,4 @@
-// Names to addresses, for functions (spec/policy 4.2): asks DNS servers directly, never /etc/hosts or the system's
+// Names to addresses, for functions (spec/policy 6.2): asks DNS servers directly, never /etc/hosts or the system's
 // resolver, which would answer for the operator's private names. One answer is final: what it holds is checked and
 // connected to, and no second question is asked. DNS servers of the function's own zone are hostile.
 

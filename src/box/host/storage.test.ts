@@ -7,8 +7,9 @@ import * as fc from "fast-check";
 import { concat, utf8 } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { FunctionId } from "../store/function-store.ts";
+import { STORAGE_LIMITS } from "./function-vault.ts";
 import type { FunctionStorage } from "./services.ts";
-import { STORAGE_LIMITS, StorageVault, type StorageVaultOptions } from "./storage.ts";
+import { StorageVault, type StorageVaultOptions } from "./storage.ts";
 import { CHUNK_BYTES, sealedBytes } from "./storage-cipher.ts";
 
 const A = "a".repeat(32) as FunctionId;

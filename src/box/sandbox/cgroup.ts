@@ -4,9 +4,11 @@
 // Kernel documentation: admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import type { Clock } from "../../base/clock.ts";
 import { messageOf } from "../../base/errors.ts";
-import { findCgroups } from "./cgroup-find.ts";
+import { ControlGroups, kernelFiles } from "./cgroup-files.ts";
+import { findCgroups, parseCgroupMounts } from "./cgroup-find.ts";
 import { openCgroupV1 } from "./cgroup-v1.ts";
 import { openCgroupV2 } from "./cgroup-v2.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
@@ -93,4 +95,32 @@ export async function openCgroups(options: CgroupOptions): Promise<CgroupParent>
         "Run the box from its systemd unit (it sets Delegate=yes), or as root, on a kernel with the memory, pids and cpu controllers.",
     },
   );
+}
+
+/**
+ * Kills and removes parent groups of an earlier life of the same box that lie elsewhere: the group a box starts in
+ * changes with the login session or unit that starts it. Paths that are not such groups are left alone.
+ * @param directories as `CgroupParent.directories` said in that life.
+ */
+export async function sweepCgroups(
+  directories: readonly string[],
+  name: string,
+  clock: Clock,
+): Promise<void> {
+  const mounts = parseCgroupMounts(await readFile("/proc/self/mountinfo", "utf8"));
+  const groups = new ControlGroups(kernelFiles, clock);
+  for (const directory of directories) {
+    const isOurs =
+      basename(directory) === name && mounts.some((m) => directory.startsWith(`${m.mountPoint}/`));
+    if (!isOurs) continue;
+    for (const child of [
+      ...(await groups.children(directory)).map((each) => join(directory, each)),
+      directory,
+    ]) {
+      await groups.killUntilEmpty(child, async () => {
+        for (const pid of await groups.processes(child)) groups.kill(pid);
+      });
+      await groups.remove(child);
+    }
+  }
 }

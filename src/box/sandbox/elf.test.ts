@@ -5,7 +5,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { test } from "node:test";
-import fc from "fast-check";
+import { asyncProperty, assert as holds, nat } from "fast-check";
 import { BentoError } from "../../base/errors.ts";
 import { readElfNeeds } from "./elf.ts";
 
@@ -25,20 +25,15 @@ test("readElfNeeds: a text is no ELF file, a damaged one is an error and never a
   await writeFile(path, "#!/bin/sh\n");
   assert.equal(await readElfNeeds(path), undefined);
   const whole = readFileSync("/bin/ls");
-  await fc.assert(
-    fc.asyncProperty(
-      fc.nat({ max: 1023 }),
-      fc.nat({ max: 255 }),
-      fc.nat({ max: 20_000 }),
-      async (at, value, length) => {
-        const bytes = Buffer.from(whole.subarray(0, length));
-        if (at < bytes.length) bytes[at] = value;
-        await writeFile(path, bytes);
-        await readElfNeeds(path).catch((error: unknown) => {
-          assert.ok(error instanceof BentoError, String(error));
-        });
-      },
-    ),
+  await holds(
+    asyncProperty(nat({ max: 1023 }), nat({ max: 255 }), nat({ max: 20_000 }), async (at, value, length) => {
+      const bytes = Buffer.from(whole.subarray(0, length));
+      if (at < bytes.length) bytes[at] = value;
+      await writeFile(path, bytes);
+      await readElfNeeds(path).catch((error: unknown) => {
+        assert.ok(error instanceof BentoError, String(error));
+      });
+    }),
     { numRuns: 200 },
   );
   await rm(dir, { recursive: true });

@@ -126,7 +126,7 @@ async function probeDeno(
   const binary = await realpath(path);
   const libraries = await findLibraries([binary]);
   if (libraries.missing.length > 0) return { kind: "incomplete", missing: libraries.missing };
-  const { stdout } = await run(binary, ["--version"], { env: { NO_COLOR: "1" } });
+  const { stdout } = await run(binary, ["--version"], { env: { NO_COLOR: "1", DENO_DIR: "/dev/null/deno" } });
   const version = /^deno (\S+)/.exec(stdout)?.[1] ?? "unknown";
   // Without procfs V8 would copy its builtins into every process: --no-short-builtin-calls saves 2 MB each.
   const flags = ["--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only"];

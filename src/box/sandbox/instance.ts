@@ -197,24 +197,36 @@ async function startProcess(
   undo.defer(async () => {
     await group.remove();
   });
-  const stdin = parts.pipes.toGuest();
-  const stdout = parts.pipes.fromGuest();
-  const errors = parts.pipes.fromGuest();
-  undo.defer(() => {
-    for (const pipe of [stdin, stdout, errors]) pipe.stream.destroy();
-  });
+  const guestFds = new DisposableStack();
+  const lend = (pipe: GuestPipe): GuestPipe => {
+    undo.defer(() => void pipe.stream.destroy());
+    guestFds.defer(() => {
+      closeSync(pipe.guestFd);
+    });
+    return pipe;
+  };
+  let held: HeldProcess;
+  let stdin: GuestPipe;
+  let stdout: GuestPipe;
+  let stderr: StderrTail;
+  try {
+    stdin = lend(parts.pipes.toGuest());
+    stdout = lend(parts.pipes.fromGuest());
+    const errors = lend(parts.pipes.fromGuest());
+    stderr = new StderrTail(errors);
+    held = spawnHeld(
+      parts.bubblewrap,
+      boxOf(parts, plan, uid, [stdin.guestFd, stdout.guestFd, errors.guestFd]),
+    );
+  } finally {
+    guestFds.dispose();
+  }
   stdin.stream.on("error", () => {
     /* EPIPE when the guest is gone: writers learn it from their callback, everybody from `exited` */
   });
   stdout.stream.on("error", () => {
     /* reading a pipe fails only when it is destroyed */
   });
-  const stderr = new StderrTail(errors);
-  const held = spawnHeld(
-    parts.bubblewrap,
-    boxOf(parts, plan, uid, [stdin.guestFd, stdout.guestFd, errors.guestFd]),
-  );
-  for (const pipe of [stdin, stdout, errors]) closeSync(pipe.guestFd);
   const ended = endOf(held);
   undo.defer(async () => {
     held.monitor.kill("SIGKILL");

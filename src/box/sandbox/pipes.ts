@@ -5,11 +5,11 @@
 
 import { execFile } from "node:child_process";
 import { closeSync, constants, openSync, unlinkSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { Socket } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { assert } from "../../base/errors.ts";
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY } = constants;
 
@@ -35,8 +35,12 @@ export class PipeSource implements AsyncDisposable {
     this.#directory = directory;
   }
 
-  static async open(): Promise<PipeSource> {
-    const source = new PipeSource(await mkdtemp(join(tmpdir(), "bento-pipes-")));
+  /** @param dir the box's own; names left there by an earlier life are removed. */
+  static async open(dir: string): Promise<PipeSource> {
+    const directory = join(dir, "pipes");
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    const source = new PipeSource(directory);
     await source.prepare(1);
     return source;
   }
@@ -49,22 +53,15 @@ export class PipeSource implements AsyncDisposable {
 
   /** A pipe that the guest reads and the host writes. */
   toGuest(): GuestPipe {
-    const path = this.#take();
     // A reader must exist before the host's non-blocking writer can open; O_RDWR stands in for a moment.
-    const both = openSync(path, O_RDWR);
-    const guestFd = openSync(path, O_RDONLY);
-    const hostFd = openSync(path, O_WRONLY | O_NONBLOCK);
+    const [both = -1, guestFd = -1, hostFd = -1] = this.#open([O_RDWR, O_RDONLY, O_WRONLY | O_NONBLOCK]);
     closeSync(both);
-    unlinkSync(path);
     return { guestFd, stream: new Socket({ fd: hostFd, readable: false, writable: true }) };
   }
 
   /** A pipe that the guest writes and the host reads. */
   fromGuest(): GuestPipe {
-    const path = this.#take();
-    const hostFd = openSync(path, O_RDONLY | O_NONBLOCK);
-    const guestFd = openSync(path, O_WRONLY);
-    unlinkSync(path);
+    const [hostFd = -1, guestFd = -1] = this.#open([O_RDONLY | O_NONBLOCK, O_WRONLY]);
     return { guestFd, stream: new Socket({ fd: hostFd, readable: true, writable: false }) };
   }
 
@@ -74,10 +71,20 @@ export class PipeSource implements AsyncDisposable {
     await rm(this.#directory, { recursive: true, force: true });
   }
 
-  #take(): string {
+  /** Opens one FIFO once per flags, then removes its name; all or none, for descriptors can run out half-way. */
+  #open(flags: readonly number[]): number[] {
     const path = this.#names.pop();
-    if (path === undefined) throw new Error("No pipe prepared");
-    return path;
+    assert(path !== undefined, "no pipe was prepared");
+    const opened: number[] = [];
+    try {
+      for (const each of flags) opened.push(openSync(path, each));
+      return opened;
+    } catch (error) {
+      for (const fd of opened) closeSync(fd);
+      throw error;
+    } finally {
+      unlinkSync(path);
+    }
   }
 
   async #fill(): Promise<void> {

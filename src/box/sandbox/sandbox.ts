@@ -3,12 +3,20 @@
 // `open` or `start` throws and says why, and nothing runs. Spec: docs/spec/sandbox.md.
 
 import { createHash } from "node:crypto";
-import { mkdir, realpath } from "node:fs/promises";
+import { mkdir, readFile, realpath, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
 import type { Clock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { findBubblewrap } from "./bubblewrap.ts";
-import { type CgroupLimits, type CgroupUsage, openCgroups } from "./cgroup.ts";
+import {
+  type CgroupLimits,
+  type CgroupParent,
+  type CgroupUsage,
+  openCgroups,
+  sweepCgroups,
+} from "./cgroup.ts";
 import { findDeno, type GuestFiles, type ImageName, type ImagePlan, probeImage } from "./image.ts";
 import { InheritedDescriptors } from "./inherited.ts";
 import { Instance, type InstanceParts, type Sandbox } from "./instance.ts";
@@ -74,6 +82,7 @@ export class SandboxHost implements AsyncDisposable {
   readonly #alive = new Set<Instance>();
   readonly #pools: WarmPool[];
   #reserved = 0;
+  #waitingStarts = 0;
   #serial = 0;
 
   private constructor(
@@ -95,7 +104,7 @@ export class SandboxHost implements AsyncDisposable {
           clock: options.clock,
           log: options.log,
           start: (signal) =>
-            this.#room() > 0
+            this.#room() > this.#waitingStarts
               ? this.#launch({ ...plan, limits: { ...options.warmLimits, ...plan } }, signal)
               : undefined,
         }),
@@ -113,7 +122,7 @@ export class SandboxHost implements AsyncDisposable {
     const bubblewrap = await findBubblewrap();
     const plans = await plansOf(options);
     await using undo = new AsyncDisposableStack();
-    const cgroups = undo.use(await openCgroups({ name, total: options.total, clock: options.clock }));
+    const cgroups = undo.use(await openParentGroup(options, name));
     // A payload that is root on the host would own everything the day a wall falls, so root always needs the range.
     const uids = asRoot ? undo.use(await UidPool.lease(options.uidRange, options.instancesMax)) : undefined;
     const deno = options.denoPath ?? findDeno();
@@ -121,7 +130,7 @@ export class SandboxHost implements AsyncDisposable {
       throw new SandboxUnavailable("Cannot build the system call filter: Deno is missing");
     const [stage, pipes, filters] = await Promise.all([
       Stage.make(options.dir, name, plans, asRoot ? "private" : "shared").then((made) => undo.use(made)),
-      PipeSource.open().then((made) => undo.use(made)),
+      PipeSource.open(options.dir).then((made) => undo.use(made)),
       buildFilters(deno, ["strict", "standard"]),
     ]);
     const parts: InstanceParts = {
@@ -168,7 +177,13 @@ export class SandboxHost implements AsyncDisposable {
     const waiting = await this.#claim(spec);
     if (waiting) return waiting;
     const signal = options.signal ? AbortSignal.any([options.signal, this.#stop.signal]) : this.#stop.signal;
-    while (this.#room() <= 0) await this.#makeRoom();
+    // Counted, so that a pool does not refill into the room that is made here.
+    this.#waitingStarts++;
+    try {
+      while (this.#room() <= 0) await this.#makeRoom();
+    } finally {
+      this.#waitingStarts--;
+    }
     return await this.#launch(spec, signal);
   }
 
@@ -267,6 +282,29 @@ export async function hostName(dir: string): Promise<string> {
     .update(await realpath(dir))
     .digest("hex")
     .slice(0, 12)}`;
+}
+
+/** Opens the parent group, after sweeping where an earlier life's lay, and notes where it lies now. */
+async function openParentGroup(
+  { dir, total, clock }: SandboxHostOptions,
+  name: string,
+): Promise<CgroupParent> {
+  const note = join(dir, "control-groups.json");
+  const text = await readFile(note, "utf8").catch(() => "[]"); // no earlier life
+  const earlier = z.array(z.string()).catch([]).parse(safeJson(text));
+  await sweepCgroups(earlier, name, clock);
+  const cgroups = await openCgroups({ name, total, clock });
+  await writeFile(note, JSON.stringify(cgroups.directories));
+  return cgroups;
+}
+
+/** A note that was cut short by a crash says nothing. */
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 async function plansOf(options: SandboxHostOptions): Promise<ImagePlan[]> {

@@ -4,11 +4,16 @@
 
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { z } from "zod";
 import { messageOf } from "../../base/errors.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
 import { rulesOf, type SandboxProfile } from "./seccomp-profiles.ts";
 
+const run = promisify(execFile);
+
+/** Nothing can be made below a device, so Deno keeps no cache of the helper. */
+const NO_CACHE = "/dev/null/deno";
 const HELPER = fileURLToPath(new URL("./seccomp-helper.ts", import.meta.url));
 
 /** Milliseconds the helper may take: 40 ms on an idle machine. */
@@ -63,30 +68,21 @@ export async function buildFilters(
 }
 
 async function runHelper(deno: string, input: string): Promise<string> {
-  const { promise, resolve, reject } = Promise.withResolvers<string>();
-  const child = execFile(
-    deno,
-    ["run", "--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--allow-ffi", HELPER],
-    {
-      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: "/nonexistent" },
-      timeout: HELPER_MS,
-      killSignal: "SIGKILL",
-    },
-    (error, stdout, stderr) => {
-      if (error) {
-        const detail = stderr.trim().split("\n").slice(0, 3).join(" ") || messageOf(error);
-        reject(
-          new SandboxUnavailable(`Cannot build the system call filter: ${detail}`, {
-            cause: error,
-            advice: "Install libseccomp2 2.5 or newer (apt-get install libseccomp2).",
-          }),
-        );
-      } else resolve(stdout);
-    },
-  );
-  child.stdin?.on("error", () => {
-    /* the helper died early: the callback above tells why */
-  });
-  child.stdin?.end(input);
-  return await promise;
+  const flags = ["run", "--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--allow-ffi"];
+  const env = { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_DIR: NO_CACHE };
+  try {
+    const running = run(deno, [...flags, HELPER], { env, timeout: HELPER_MS, killSignal: "SIGKILL" });
+    running.child.stdin?.on("error", () => {
+      /* the helper died early: the rejection tells why */
+    });
+    running.child.stdin?.end(input);
+    return (await running).stdout;
+  } catch (error) {
+    const stderr: unknown = error instanceof Error ? Reflect.get(error, "stderr") : undefined;
+    const detail = typeof stderr === "string" ? stderr.trim().split("\n").slice(0, 3).join(" ") : "";
+    throw new SandboxUnavailable(`Cannot build the system call filter: ${detail || messageOf(error)}`, {
+      cause: error,
+      advice: "Install libseccomp2 2.5 or newer (apt-get install libseccomp2).",
+    });
+  }
 }

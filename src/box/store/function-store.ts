@@ -88,6 +88,7 @@ export class FunctionStore implements AsyncDisposable {
       this.#onEvent(event);
     });
     worker.on("error", (error) => {
+      options.log.error("function store has failed; restart the box", { reason: messageOf(error) });
       this.#fail(new Bug("The function store's thread failed", { cause: error }));
     });
     worker.on("exit", () => {

@@ -73,7 +73,7 @@ export class SessionState {
         return readable;
       },
       get writable() {
-        writable ??= new WritableStream<Uint8Array | string>({ write: send }, { highWaterMark: 0 });
+        writable ??= new WritableStream<Uint8Array | string>({ write: send }, { highWaterMark: 1 });
         return writable;
       },
       async *[Symbol.asyncIterator]() {

@@ -32,7 +32,7 @@ export function bridgeSockets(net: Net): typeof globalThis.fetch {
     try {
       return await fetch(...request);
     } catch (error) {
-      const host = new URL(request[0] instanceof Request ? request[0].url : request[0]).hostname;
+      const host = hostOf(request[0] instanceof Request ? request[0].url : request[0]);
       const reason = refusals.get(host);
       refusals.delete(host);
       if (!(reason instanceof Error) || !(error instanceof TypeError)) throw error;
@@ -105,7 +105,8 @@ async function readHost(socket: Deno.TcpConn, type: number | undefined): Promise
       const groups = Array.from({ length: 8 }, (_, at) =>
         ((bytes[2 * at] ?? 0) * 256 + (bytes[2 * at + 1] ?? 0)).toString(16),
       );
-      return groups.join(":");
+      // In its short form, as it stands in the function's own URLs.
+      return hostOf(`http://[${groups.join(":")}]/`);
     }
     case ADDRESS.name: {
       const [length = 0] = await readExactly(socket, 1);
@@ -114,6 +115,10 @@ async function readHost(socket: Deno.TcpConn, type: number | undefined): Promise
     default:
       throw new BentoError("socks", "Cannot serve: unknown address type");
   }
+}
+
+function hostOf(url: string | URL): string {
+  return new URL(url).hostname.replace(/^\[(.*)\]$/, "$1");
 }
 
 async function reply(socket: Deno.TcpConn, code: number): Promise<void> {

@@ -66,7 +66,8 @@ export class HostStream {
         close: () => this.end(),
         abort: () => this.close(),
       },
-      { highWaterMark: 0 },
+      // With 0 a pipe into it would wait for ever.
+      { highWaterMark: 1 },
     );
   }
 

@@ -299,8 +299,8 @@ class Scanner {
     this.#endImports();
     const face = this.#open.findLast((open) => open.closer === "}")?.face;
     const trimmed = url.trim();
-    // A reference into the same document loads nothing. At the end of the text it may be unclosed: it goes.
-    if (trimmed.startsWith("#") && end < this.#source.length) return;
+    // A reference into the same document loads nothing. One that the end of the text leaves open goes.
+    if (trimmed.startsWith("#") && /[^\\]\)$/.test(this.#source.slice(start, end))) return;
     if (face) face.sources.push({ url: trimmed, format: undefined });
     // An outer url() takes the place of what was found inside it.
     while ((this.#references.at(-1)?.start ?? -1) >= start) this.#references.pop();
