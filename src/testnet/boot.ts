@@ -16,7 +16,7 @@ import { socksConnect } from "../tor/socks.ts";
 import { claimBlock } from "./block.ts";
 import { type AuthorityKeys, makeAuthorityKeys, makeRelayKeys, type RelayKeys } from "./keys.ts";
 import type { LinkProxyOptions } from "./link-proxy.ts";
-import { linksPath, type NetworkState, writeState } from "./network-dir.ts";
+import { linksPath, type NetworkState, socksPathOf, writeState } from "./network-dir.ts";
 import { type PlannedNode, type PlanOptions, planTestnet, type TestnetPlan } from "./plan.ts";
 import { authorityLine, bandwidthFile, torrcOf } from "./torrc.ts";
 
@@ -141,6 +141,7 @@ async function startNode(it: Boot, node: PlannedNode): Promise<TorProcess> {
       dataDir: dir,
       bandwidthPath: join(it.real, "bandwidths"),
       resolverPath: join(it.real, "resolv.conf"),
+      socksPath: socksPathOf(dir),
     }),
     detached: it.options.detached ?? false,
     ...(it.options.torPath === undefined ? {} : { torPath: it.options.torPath }),
@@ -247,6 +248,12 @@ async function readConsensus(
   }
 }
 
+// Tor drops what it read from its cache and does not know to have been listed lately.
+function annotated(microdescriptors: string): string {
+  const now = new Date(systemClock.now()).toISOString().slice(0, 19).replace("T", " ");
+  return `${microdescriptors.replaceAll(/^onion-key$/gmu, `@last-listed ${now}\nonion-key`)}\n`;
+}
+
 async function startClients(it: Boot, consensus: Consensus): Promise<void> {
   const certificates = [...it.authorityKeys.values()].map(({ certificate }) => certificate).join("");
   const clients = it.plan.nodes.filter(({ kind }) => kind === "client");
@@ -256,7 +263,7 @@ async function startClients(it: Boot, consensus: Consensus): Promise<void> {
       const write = async (file: string, text: string) => writeFile(join(dir, file), text, { mode: 0o600 });
       await write("cached-certs", certificates);
       await write("cached-microdesc-consensus", consensus.text);
-      await write("cached-microdescs.new", consensus.microdescriptors);
+      await write("cached-microdescs.new", annotated(consensus.microdescriptors));
       const client = await startNode(it, node);
       await using control = await client.connect({ signal: it.signal });
       await control.awaitBootstrap({ signal: it.signal });

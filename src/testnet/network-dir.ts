@@ -101,6 +101,12 @@ export async function cleanDir(real: string): Promise<void> {
   await rm(join(real, "state.json"), { force: true });
 }
 
+/** The Unix SOCKS socket of the client in `dir`; undefined when the path is too long for one (unix(7): 108 bytes). */
+export function socksPathOf(dir: string): string | undefined {
+  const path = join(dir, "socks");
+  return Buffer.byteLength(path) < 108 ? path : undefined;
+}
+
 /** Configuration of the link proxy process, and the argument by which that process is known. */
 export function linksPath(real: string): string {
   return join(real, "links.json");

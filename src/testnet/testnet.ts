@@ -9,7 +9,15 @@ import { ControlClient } from "../tor/control-client.ts";
 import { identify, isAlive, readPidFile } from "../tor/process.ts";
 import type { SocksAddress } from "../tor/socks.ts";
 import { type BootOptions, type BootPhase, boot } from "./boot.ts";
-import { cleanDir, linksPath, lockDir, type NetworkState, prepareDir, readState } from "./network-dir.ts";
+import {
+  cleanDir,
+  linksPath,
+  lockDir,
+  type NetworkState,
+  prepareDir,
+  readState,
+  socksPathOf,
+} from "./network-dir.ts";
 import type { NodeKind, PlannedNode, TestnetPlan } from "./plan.ts";
 
 export interface TestnetNode extends PlannedNode {
@@ -108,8 +116,16 @@ export class Testnet implements AsyncDisposable {
     return this.nodes.filter(({ kind }) => kind === "exit");
   }
 
-  /** Where a client takes SOCKS connections. */
+  /** Where a client takes SOCKS connections fastest: a Unix socket, or TCP where the directory's path is too long. */
   socks(client = "c0"): SocksAddress {
+    const { dir } = this.node(client);
+    const tcp = this.socksTcp(client);
+    const path = socksPathOf(dir);
+    return path === undefined ? tcp : { path };
+  }
+
+  /** Where a client takes SOCKS connections over TCP, for other programs. */
+  socksTcp(client = "c0"): { readonly host: string; readonly port: number } {
     const node = this.node(client);
     if (node.socksPort === undefined)
       throw new BentoError("testnet-bad-options", `Cannot use SOCKS: "${client}" is no client`);

@@ -10,6 +10,8 @@ export interface TorrcInput {
   readonly dataDir: string;
   /** Equal measured bandwidths for all relays, see `bandwidthFile`. */
   readonly bandwidthPath: string;
+  /** A client's SOCKS port as a Unix socket, besides TCP. */
+  readonly socksPath?: string | undefined;
   /** resolv.conf for the exits. */
   readonly resolverPath: string;
 }
@@ -39,7 +41,12 @@ export function torrcOf(node: PlannedNode, input: TorrcInput): string {
   ];
   switch (node.kind) {
     case "client":
-      lines.push(`SocksPort ${node.address}:${String(node.socksPort)} ExtendedErrors`);
+      lines.push(
+        `SocksPort ${node.address}:${String(node.socksPort)} ExtendedErrors`,
+        ...(input.socksPath === undefined ? [] : [`SocksPort unix:${input.socksPath} ExtendedErrors`]),
+        // Tor 0.4.9 holds optimistic data back on conflux circuits, so every exit stream would cost a round trip more.
+        "ConfluxEnabled 0",
+      );
       break;
     case "authority":
       lines.push(...relayLines(node), ...authorityOptions(node, input), "ExitRelay 0");

@@ -221,7 +221,8 @@ async function complaintOf(dir: string): Promise<string> {
     .split("\n")
     .filter((line) => /\[(?:err|warn)\]/u.test(line))
     .map((line) => line.replace(/^.*\[(?:err|warn)\] /u, ""));
-  return (complaints.join(" ") || "it ended without saying why").slice(-COMPLAINT_LENGTH_MAX);
+  // The reason comes last; before it tor warns of much that is no reason to end.
+  return (complaints.slice(-3).join(" ") || "it ended without saying why").slice(0, COMPLAINT_LENGTH_MAX);
 }
 
 /** Writes `pid startTime` in one step. */
