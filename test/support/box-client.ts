@@ -48,7 +48,7 @@ export class TestSession {
   /** The next frame, which must be of this kind. */
   async next<Kind extends BoxFrame["kind"]>(kind: Kind): Promise<Extract<BoxFrame, { kind: Kind }>> {
     const frame = await this.frames.receive({ signal: AbortSignal.timeout(20_000) });
-    if (frame?.kind !== kind) throw new Error(`expected ${kind}, got ${JSON.stringify(frame)}`);
+    if (frame?.kind !== kind) throw new Error(`expected ${kind}, got ${JSON.stringify(frame).slice(0, 200)}`);
     return frame as Extract<BoxFrame, { kind: Kind }>;
   }
 
