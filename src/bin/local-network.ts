@@ -39,6 +39,8 @@ export interface NetworkOptions {
   readonly rateMbit?: number | undefined;
   /** True: survives this process. */
   readonly detached: boolean;
+  /** Boxes have onion services unless this is false; they are reached at their relays' addresses then. */
+  readonly onion?: boolean;
   /** Further lines for each box.toml, one table header each. */
   readonly boxToml?: string;
   readonly signal?: AbortSignal;
@@ -146,7 +148,7 @@ listen = ["${listen}"]
 control = "${control.host}:${control.port}"
 fingerprint = "${relay.fingerprint}"
 [onion]
-mode = "single-hop"
+mode = "${options.onion === false ? "none" : "single-hop"}"
 torrc = ${JSON.stringify(path.join(dir, "torrc"))}
 port = ${ONION_PORT}
 [exit_port]
@@ -164,7 +166,7 @@ ${options.boxToml ?? ""}`;
   const configFile = path.join(dir, "box.toml");
   await writeFile(configFile, config);
   await spawnBox(dir, configFile, options.detached);
-  const info = await awaitBox(dir, listen, options.signal);
+  const info = await awaitBox(dir, listen, options);
   const address = info.onion === null ? exit : `${info.onion}:${ONION_PORT}`;
   const socks = testnet.socks();
   return {
@@ -202,7 +204,11 @@ async function spawnBox(dir: string, configFile: string, detached: boolean): Pro
 }
 
 /** Waits until the box answers and its onion service, if it has one, is published. */
-async function awaitBox(dir: string, listen: string, signal: AbortSignal | undefined): Promise<Info> {
+async function awaitBox(
+  dir: string,
+  listen: string,
+  { signal, onion }: Pick<NetworkOptions, "signal" | "onion">,
+): Promise<Info> {
   const deadline = systemClock.now() + BOX_READY_MS;
   using client = new BoxClient({ address: listen, dial: directDial });
   for (;;) {
@@ -213,7 +219,7 @@ async function awaitBox(dir: string, listen: string, signal: AbortSignal | undef
     }
     try {
       const info = await client.info({ signal });
-      if (info.onion !== null) return info;
+      if (info.onion !== null || onion === false) return info;
     } catch (error) {
       signal?.throwIfAborted();
       if (!(error instanceof BentoError) || error.code !== "box-unreachable") throw error;
