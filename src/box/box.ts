@@ -24,6 +24,7 @@ import { NameResolver } from "./host/resolver.ts";
 import type { HostServices } from "./host/services.ts";
 import { StorageVault } from "./host/storage.ts";
 import { LegacyListener } from "./legacy2021/legacy-listener.ts";
+import { OnionPublisher } from "./onion.ts";
 import { SandboxHost } from "./sandbox/sandbox.ts";
 import { SandboxUnavailable } from "./sandbox/sandbox-unavailable.ts";
 import { BoxServer } from "./serve/box-server.ts";
@@ -68,6 +69,7 @@ export class Box implements AsyncDisposable {
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
+  readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
 
   private constructor(config: BoxConfig, deps: BoxDeps) {
@@ -111,6 +113,11 @@ export class Box implements AsyncDisposable {
       onion: this.#addresses.onion,
       accepting: this.#admission.accepting,
     };
+  }
+
+  /** Resolves when the onion service has been published for the first time; never without one. */
+  get onionPublished(): Promise<void> {
+    return this.#onionChanged.promise;
   }
 
   /** Resolves when the warm pools are full: for measurements. */
@@ -172,6 +179,7 @@ export class Box implements AsyncDisposable {
     this.#expireRegularly(operations);
     await this.#followRelay();
     await this.#listen(operations);
+    await this.#publish();
   }
 
   /** The sandbox, or a starter that refuses when this machine cannot hold functions in. */
@@ -284,6 +292,25 @@ export class Box implements AsyncDisposable {
     const legacy2021 = config.legacy2021 ? await this.#listenLegacy(config.legacy2021, operations) : null;
     this.#addresses = { listen, exitPort, legacy2021, onion: null };
     if (this.#relay) this.#applyRelay(this.#relay);
+  }
+
+  /** Begins to publish the onion service; the box serves meanwhile. */
+  async #publish(): Promise<void> {
+    const { onion, dataDir } = this.#config;
+    if (onion.kind === "none") return;
+    const target = this.#addresses.listen[0];
+    if (!target) {
+      throw new BentoError("bad-config", "Cannot publish onion service: the box listens nowhere", {
+        advice: "Set `listen` in section [box].",
+      });
+    }
+    const dir = join(dataDir, "onion");
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const onAddress = (address: string | null) => {
+      this.#addresses = { ...this.#addresses, onion: address };
+      this.#onionChanged.resolve();
+    };
+    this.#owned.use(new OnionPublisher({ config: onion, dir, target, onAddress, ...this.#deps }));
   }
 
   async #listenLegacy(address: SocketAddress, operations: Operations): Promise<SocketAddress> {

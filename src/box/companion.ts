@@ -123,12 +123,11 @@ async function askFacts(client: ControlClient, wait: { signal: AbortSignal }): P
   const { "exit-policy/full": exit } = await client.getInfo(["exit-policy/full"], wait);
   const ports = new Set<number>();
   for (const name of LISTENERS) {
-    const key = `net/listeners/${name}` as const;
-    const listeners = await optional(client, key, wait);
+    const listeners = await optional(client, `net/listeners/${name}`, wait);
     for (const port of listenerPorts(listeners ?? "")) ports.add(port);
   }
   const addresses: string[] = [];
-  for (const key of ["address/v4", "address/v6"] as const) {
+  for (const key of ["address/v4", "address/v6"]) {
     const address = await optional(client, key, wait);
     if (address !== undefined && address !== "") addresses.push(address);
   }
@@ -145,9 +144,9 @@ async function askFacts(client: ControlClient, wait: { signal: AbortSignal }): P
 }
 
 /** A value that tor may not have: a client has no fingerprint, an old tor no address/v6. */
-async function optional<Key extends string>(
+async function optional(
   client: ControlClient,
-  key: Key,
+  key: string,
   wait: { signal: AbortSignal },
 ): Promise<string | undefined> {
   try {
