@@ -11,8 +11,10 @@ import type { ControlAddress } from "../tor/control-connection.ts";
 
 /** Milliseconds between attempts to reach the relay: first, and longest. */
 const RETRY = { firstMs: 1_000, longestMs: 60_000 } as const;
-/** Milliseconds between two looks when the relay announces no change: its address may have changed. */
-const REFRESH_MS = 10 * 60e3;
+/** Milliseconds between two looks: its address changes unannounced, and its policy some time after it says so. */
+const REFRESH_MS = 60_000;
+/** Milliseconds from the news of a change until it has taken effect: tor rebuilds its descriptor first. */
+const SETTLE_MS = 2_000;
 /** Milliseconds for one conversation with the control port. */
 const ANSWER_MS = 10_000;
 
@@ -36,6 +38,7 @@ export interface CompanionOptions {
 export class Companion implements AsyncDisposable {
   readonly #options: CompanionOptions;
   readonly #stop = new AbortController();
+  readonly #ports = new Set<number>();
   readonly #watching: Promise<void>;
   readonly #firstTry = Promise.withResolvers<void>();
 
@@ -89,7 +92,10 @@ export class Companion implements AsyncDisposable {
       changed.resolve();
     });
     for (;;) {
-      this.#options.onFacts(await this.#within((wait) => askFacts(client, wait)));
+      const facts = await this.#within((wait) => askFacts(client, wait));
+      // While tor reopens its listeners it names none: a port that was the relay's once stays closed.
+      for (const port of facts.ports) this.#ports.add(port);
+      this.#options.onFacts({ ...facts, ports: [...this.#ports] });
       onHeard();
       this.#firstTry.resolve();
       const cancel = clock.after(REFRESH_MS, () => {
@@ -100,6 +106,7 @@ export class Companion implements AsyncDisposable {
       } finally {
         cancel();
       }
+      await clock.sleep(SETTLE_MS, signal);
       changed = Promise.withResolvers();
     }
   }
