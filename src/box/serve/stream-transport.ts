@@ -67,7 +67,8 @@ export class StreamTransport implements SessionTransport {
   async receive(): Promise<ClientFrame | undefined> {
     const next = await this.#frames.next();
     if (next.done === true) {
-      this.#canReceive = false;
+      // Only a body that ended well says that no acknowledgement follows; a broken one says nothing of the output.
+      if (!this.signal.aborted) this.#canReceive = false;
       return undefined;
     }
     return decodeClientFrame(next.value);

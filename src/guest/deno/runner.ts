@@ -50,9 +50,8 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
   try {
     if (!("args" in invocation))
       throw new TypeError("Cannot start: call expressions are for the python image");
-    moduleUrl = URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
     const env = envOf(channel, grant, bridgesSockets(grant), log);
-    const module: { default?: unknown } = await import(moduleUrl);
+    const module = await load(source);
     const definition = module.default as { invoke?: unknown } | undefined;
     if (typeof definition?.invoke !== "function") {
       throw new TypeError("Cannot start: the function has no `export default defineFunction({ invoke })`");
@@ -63,6 +62,25 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
   } catch (error) {
     await fail(error);
   }
+}
+
+/**
+ * As JavaScript, which is what clients bundle to; as TypeScript where that cannot be parsed. Not TypeScript at once:
+ * its compiler asks the C library for the stack's bounds, which needs /proc, and a large module makes it panic.
+ */
+async function load(source: string): Promise<{ default?: unknown }> {
+  try {
+    return await importAs(source, "text/javascript");
+  } catch (error) {
+    // How Deno says that it could not parse a module: nothing of it has run.
+    if (!(error instanceof TypeError && error.message.startsWith("SyntaxError: "))) throw error;
+    return await importAs(source, "application/typescript");
+  }
+}
+
+async function importAs(source: string, type: string): Promise<{ default?: unknown }> {
+  moduleUrl = URL.createObjectURL(new Blob([source], { type }));
+  return (await import(moduleUrl)) as { default?: unknown };
 }
 
 async function fail(error: unknown): Promise<void> {
