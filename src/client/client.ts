@@ -39,6 +39,7 @@ import { readAttached, Session, type SessionEvent } from "./session.ts";
 export { directDial } from "./dial.ts";
 export type { OutputChunk, SessionEvent } from "./session.ts";
 export { Session } from "./session.ts";
+export { torDial } from "./tor-dial.ts";
 export type { Dial };
 
 export interface BoxClientOptions {
