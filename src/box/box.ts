@@ -68,6 +68,7 @@ export class Box implements AsyncDisposable {
   readonly #broker: NetBroker;
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
+  #instances: Instances | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
   readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
@@ -127,8 +128,14 @@ export class Box implements AsyncDisposable {
 
   /** Takes no more clients, ends every instance, closes the store. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposing ??= this.#owned.disposeAsync();
+    this.#disposing ??= this.#stop();
     await this.#disposing;
+  }
+
+  async #stop(): Promise<void> {
+    // First, while clients are still attached: they learn that the box ended their functions.
+    await this.#instances?.stop();
+    await this.#owned.disposeAsync();
   }
 
   async #start(): Promise<void> {
@@ -167,6 +174,7 @@ export class Box implements AsyncDisposable {
         services: async (request) => this.#services(request, vault),
       }),
     );
+    this.#instances = instances;
     const operations = new Operations({
       clock,
       store,
