@@ -29,8 +29,8 @@ export interface Place {
   readonly base: string;
 }
 
-/** Deeper elements are left out, as browsers flatten them. */
-const DEPTH_MAX = 1024;
+/** Deeper elements are left out: below the depth at which parsing stops, so that what is written can be read again. */
+const DEPTH_MAX = 500;
 
 const REMOVED = new Set(
   (
