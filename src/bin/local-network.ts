@@ -11,6 +11,7 @@ import { BentoError } from "../base/errors.ts";
 import { BoxClient } from "../client/client.ts";
 import type { BoxEntry } from "../client/context.ts";
 import { directDial } from "../client/dial.ts";
+import { formatSocks } from "../client/tor-dial.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
 import type { Info } from "../wire/api.ts";
@@ -54,7 +55,7 @@ export interface RunningBox extends BoxEntry {
 
 export interface RunningNetwork {
   readonly testnet: Testnet;
-  /** host:port of the client's SOCKS port. */
+  /** host:port of the client's SOCKS port, for any program. */
   readonly socks: string;
   readonly boxes: readonly RunningBox[];
 }
@@ -98,8 +99,7 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       testnet.exits.slice(0, options.boxes).map((relay, index) => startBox(testnet, relay, index, options)),
     );
     options.onProgress?.("up", systemClock.now() - startedMs);
-    const socks = testnet.socks();
-    return { testnet, socks: `${socks.host}:${socks.port}`, boxes };
+    return { testnet, socks: formatSocks(testnet.socksTcp()), boxes };
   } catch (error) {
     await stopNetwork(options.dir);
     throw error;
@@ -168,13 +168,12 @@ ${options.boxToml ?? ""}`;
   await spawnBox(dir, configFile, options.detached);
   const info = await awaitBox(dir, listen, options);
   const address = info.onion === null ? exit : `${info.onion}:${ONION_PORT}`;
-  const socks = testnet.socks();
   return {
     name,
     address,
     direct: listen,
     exit,
-    socks: `${socks.host}:${socks.port}`,
+    socks: formatSocks(testnet.socks()),
     fingerprint: relay.fingerprint,
     info,
   };

@@ -17,7 +17,7 @@ import { BoxClient } from "../support/box-client.ts";
 const FIRST_UID = 24_000;
 const FLAT_RSS_BYTES = 400 * 2 ** 20;
 
-class BoxProcess {
+class BoxProcess implements AsyncDisposable {
   readonly child: ChildProcess;
   readonly client: BoxClient;
   readonly legacyPort: number;
@@ -28,11 +28,11 @@ class BoxProcess {
     this.legacyPort = legacyPort;
   }
 
-  static async start(dataDir: string): Promise<BoxProcess> {
+  static async start(dataDir: string, uids = 100): Promise<BoxProcess> {
     const script = fileURLToPath(new URL("../support/box-process.ts", import.meta.url));
     const child = spawn(
       process.execPath,
-      ["--disable-warning=ExperimentalWarning", script, dataDir, String(FIRST_UID)],
+      ["--disable-warning=ExperimentalWarning", script, dataDir, String(FIRST_UID), String(uids)],
       { stdio: ["ignore", "pipe", "pipe"] },
     );
     let complaints = "";
@@ -51,6 +51,10 @@ class BoxProcess {
     this.child.kill(signal);
     await exited;
   }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode === null && this.child.signalCode === null) await this.end("SIGTERM");
+  }
 }
 
 let dataDir: string;
@@ -60,7 +64,7 @@ before(async () => {
   box = await BoxProcess.start(dataDir);
 });
 after(async () => {
-  await box.end("SIGTERM");
+  await box[Symbol.asyncDispose]();
   assert.deepEqual(await functionProcesses(), []);
   await rm(dataDir, { recursive: true });
 });
@@ -149,14 +153,11 @@ test("open: a function goes on without its client, and its output waits", async 
   first.hangUp();
   const second = await box.client.open(instance, { offset: 10_000 });
   await second.next("attached");
-  let at = 10_000;
-  const seen = async () => {
+  for (let at = 10_000; at < 3_000_000; ) {
     const frame = await second.next("output");
-    // The end alone of the message before: this client cannot know whether the first one saw it.
     assert.equal(frame.offset, at);
     at += frame.bytes.length;
-  };
-  while (at < 3_000_000) await seen();
+  }
   assert.equal((await second.next("ended")).outcome.kind, "returned");
 });
 
@@ -181,6 +182,27 @@ test("the 2021 protocol: a client that knows only the specification stores, exec
     "unknown id": [true, "1".repeat(36), "no session exists with this id"],
     refused: false,
   });
+});
+
+test("Box: a box that is stopped tells its clients; one whose sandbox cannot be opened serves, but starts nothing", async () => {
+  const other = await mkdtemp(join(tmpdir(), "bento-real-"));
+  // Fewer user ids than instances: the sandbox refuses to open.
+  await using crippled = await BoxProcess.start(other, 2);
+  const info = await crippled.client.call("GET", PATHS.info);
+  assert.equal(info.json["accepting"], false);
+  await assert.rejects(crippled.client.run({ package: ECHO }), {
+    status: 503,
+    code: "functions-unavailable",
+  });
+  assert.equal((await crippled.client.call("GET", PATHS.policy)).status, 200);
+  await crippled.end("SIGTERM");
+  await rm(other, { recursive: true });
+
+  const session = await box.client.run({ package: ECHO });
+  await session.next("attached");
+  await box.end("SIGTERM");
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "killed", reason: "box-stopping" });
+  box = await BoxProcess.start(dataDir);
 });
 
 test("kill -9 under load: nothing acknowledged is lost, nothing is orphaned", async () => {

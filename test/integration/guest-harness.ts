@@ -111,9 +111,10 @@ export class GuestBench implements AsyncDisposable {
         },
       },
     );
-    void link.ended.then(() => {
+    void (async () => {
+      await link.ended;
       messages.close();
-    });
+    })();
     return {
       link,
       child,

@@ -32,7 +32,7 @@ describe("guest sockets", { timeout: 60_000 }, () => {
     for (const server of [plain, secure]) {
       new WebSocketServer({ server }).on("connection", (socket) => {
         socket.on("message", (data) => {
-          socket.send(`echo ${String(data as Buffer)}`);
+          socket.send(`echo ${(data as Buffer).toString()}`);
         });
       });
       server.listen(0, "127.0.0.1");

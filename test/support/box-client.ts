@@ -127,10 +127,7 @@ export class BoxClient {
     token?: string,
   ): Promise<TestSession> {
     const { invocation = { args: [] }, ...rest } = start;
-    const sent = this.startRun(
-      [{ kind: "start", start: { ...rest, invocation } as Extract<ClientFrame, { kind: "start" }>["start"] }],
-      token,
-    );
+    const sent = this.startRun([{ kind: "start", start: { ...rest, invocation } }], token);
     const response = await sent.response;
     if (response.statusCode !== 200) throw await refusalOf(response);
     const session = new TestSession(
