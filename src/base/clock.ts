@@ -68,6 +68,11 @@ export class TestClock implements Clock {
     return this.#now;
   }
 
+  /** Tasks that wait for their time. */
+  get pending(): number {
+    return this.#tasks.length;
+  }
+
   after(delayMs: number, task: () => void): () => void {
     const entry = { dueMs: this.#now + delayMs, task };
     this.#tasks.push(entry);

@@ -4,7 +4,7 @@
 
 import { createSocket, type Socket } from "node:dgram";
 import { BentoError, ProtocolError, systemCode } from "../base/errors.ts";
-import { parseIp } from "../tor/ip-address.ts";
+import { parseIp } from "../base/ip-address.ts";
 
 /** Addresses of a name, as text; undefined: no such name. Called once per query, so that the answer may change. */
 export type DnsZone = (name: string, type: "A" | "AAAA") => readonly string[] | undefined;

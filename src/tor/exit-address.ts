@@ -7,9 +7,9 @@
 import { randomBytes, randomInt } from "node:crypto";
 import type { Duplex } from "node:stream";
 import { BentoError } from "../base/errors.ts";
+import { formatIp, parseIp } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import type { StreamEvent } from "./control-event.ts";
-import { formatIp, parseIp } from "./ip-address.ts";
 import { type Isolation, type SocksAddress, socksConnect } from "./socks.ts";
 
 export interface ExitTarget {

@@ -3,6 +3,8 @@
 // policy lacks is a refusal; what the manifest leaves open is the default below, within the policy.
 
 import { formatBytes } from "../base/bytes.ts";
+import { type ExitPolicy, leaves, parseExitPolicy } from "../base/exit-policy.ts";
+import { parseDestination } from "./destination.ts";
 import type { Refusal } from "./error-code.ts";
 import type { Manifest } from "./manifest.ts";
 import type { BoxFact, FunctionLimits, ImageName, Policy, SyscallGroup } from "./policy.ts";
@@ -113,6 +115,9 @@ function netGrant(manifest: Manifest, policy: Policy, refuse: Refuse, within: Wi
     refuse("net", manifest.net.allow.join(", "), "no connections out");
     return {};
   }
+  const exit = exitPolicyOf(policy.net);
+  const closed = manifest.net.allow.filter((text) => !isReachable(text, exit));
+  if (closed.length > 0) refuse("net", closed.join(", "), "the relay's exit policy rejects all of it");
   return {
     net: {
       allow: manifest.net.allow,
@@ -120,6 +125,32 @@ function netGrant(manifest: Manifest, policy: Policy, refuse: Refuse, within: Wi
       bytes: within("net.bytes", manifest.net.bytes, policy.net.bytes, DEFAULT_NET_BYTES, formatBytes),
     },
   };
+}
+
+/** Policies stay as they are while their rules are asked for again and again. */
+const exitPolicies = new WeakMap<NonNullable<Policy["net"]>, ExitPolicy>();
+
+function exitPolicyOf(net: NonNullable<Policy["net"]>): ExitPolicy {
+  let exit = exitPolicies.get(net);
+  if (!exit) {
+    try {
+      exit = parseExitPolicy(net.exit.join("\n"));
+    } catch {
+      // A policy that cannot be read accepts nothing: the box would not get far with it either.
+      exit = [];
+    }
+    exitPolicies.set(net, exit);
+  }
+  return exit;
+}
+
+/** Whether the exit policy leaves anything of the destination. The broker decides on each resolved address. */
+function isReachable(destination: string, exit: ExitPolicy): boolean {
+  const parsed = parseDestination(destination);
+  if (!parsed) return false;
+  const { host, portMin, portMax } = parsed;
+  const address = host.kind === "exactly" && host.host.kind === "ip" ? host.host.address : undefined;
+  return leaves(exit, address, portMin, portMax);
 }
 
 function storageGrant(

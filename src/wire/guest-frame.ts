@@ -8,8 +8,8 @@
 //   01 start       JSON GuestStart                20 ready       (the runtime is up, nothing ran yet)
 //   02 input       bytes, ends a message          21 output      bytes, ends a message
 //   03 input-more  bytes                          22 output-more bytes
-//   04 input-end                                  23 done
-//   05 reply       id, JSON result                24 failed      JSON GuestFailure
+//   04 input-end                                  23 done        (last)
+//   05 reply       id, JSON result                24 failed      JSON GuestFailure (last)
 //   06 refuse      id, JSON {code, message}       25 call        id, JSON {method, params}
 //   0b stop        please end                     26 log         JSON {level, text}
 //   0c session     JSON {attached}
@@ -18,8 +18,10 @@
 //   09 reset       JSON {code, message}           0a credit      u32 bytes the receiver has consumed
 //
 // Flow control: each sender may have Limits.streamWindowBytes unconsumed bytes under way per stream and
-// direction. Input and output are the stream with id 0: `credit` with id 0 gives them back.
-// Ids are chosen by the guest, from 1 up, never reused.
+// direction. Input and output are the stream with id 0: `credit` with id 0 gives them back. A fragment costs
+// its whole frame, header included (guestFrameCost), so that empty fragments are bounded too; `data-end` and
+// `input-end` are free. Ids are chosen by the guest, from 1 up in order, never reused. Frames on an id whose
+// call has ended are dropped: the two ends learn of an end at different times.
 
 import { ByteQueue } from "../base/byte-queue.ts";
 import { view } from "../base/bytes.ts";
@@ -65,7 +67,7 @@ export interface GuestFrame {
 export interface GuestStart {
   readonly name: string;
   readonly source: string;
-  /** python: the callable for `args`. */
+  /** python: the callable for `args`; `main` when absent. */
   readonly entry?: string;
   readonly invocation: Invocation;
   readonly grant: Grant;
@@ -76,6 +78,11 @@ export interface GuestFailure {
   readonly name: string;
   readonly message: string;
   readonly traceback: string;
+}
+
+/** What a fragment of `payloadBytes` takes from the window of its stream. */
+export function guestFrameCost(payloadBytes: number): number {
+  return GUEST_HEADER_BYTES + payloadBytes;
 }
 
 export function encodeGuestFrame(

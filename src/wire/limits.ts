@@ -16,6 +16,10 @@ export const Limits = {
   streamWindowBytes: 256 * 1024,
   /** Streams and calls that one guest may have open at once. */
   guestStreamsMax: 256,
+  /** Text of one line that a function logs, bytes of UTF-8; longer lines are cut. */
+  logTextBytesMax: 4 * 1024,
+  /** Keys in one answer to `storage.list`; a guest asks again from the last one. */
+  storageListMax: 256,
   /** Name of a function, of a storage key, of a host: bytes of UTF-8. */
   nameBytesMax: 128,
   storageKeyBytesMax: 512,

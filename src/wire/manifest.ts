@@ -2,15 +2,14 @@
 // `parseManifest` turns it into numbers. A manifest can only narrow a policy (grant.ts).
 
 import { z } from "zod";
+import { DESTINATION_PATTERN, parseDestination } from "./destination.ts";
 import { BoxError } from "./error-code.ts";
 import { BOX_FACTS, IMAGES, SYSCALL_GROUPS } from "./policy.ts";
 import { byteCount, duration, percent } from "./quantity.ts";
 
 const positive = z.int().positive().max(1_000_000);
 
-/** `host:port`; host is `*`, a name, `*.name` or an IP address (IPv6 in brackets); port is `*`, `n` or `n-m`. */
-const DESTINATION =
-  /^(\*|\[[0-9a-fA-F:.]+\]|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?):(\*|\d{1,5}(-\d{1,5})?)$/;
+const DESTINATION_WANTED = 'expected host:port such as "*:443"';
 
 export const manifestSchema = z.strictObject({
   $schema: z.string().max(500).optional(),
@@ -29,10 +28,16 @@ export const manifestSchema = z.strictObject({
   net: z
     .strictObject({
       allow: z
-        .array(z.string().max(300).regex(DESTINATION, 'expected host:port such as "*:443"'))
+        .array(
+          z
+            .string()
+            .max(300)
+            .regex(DESTINATION_PATTERN, { error: DESTINATION_WANTED, abort: true })
+            .refine((text) => parseDestination(text) !== undefined, DESTINATION_WANTED),
+        )
         .min(1)
         .max(64),
-      connections: positive.default(8),
+      connections: positive.optional(),
       bytes: byteCount.optional(),
     })
     .optional(),

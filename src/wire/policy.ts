@@ -14,6 +14,9 @@ export type SyscallGroup = (typeof SYSCALL_GROUPS)[number];
 export const BOX_FACTS = ["load", "memory", "instances", "limits"] as const;
 export type BoxFact = (typeof BOX_FACTS)[number];
 
+/** Exit rules that a policy may carry: real relays have tens, those with block lists hundreds. */
+export const EXIT_RULES_MAX = 2000;
+
 const count = z.int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 
 /** The limits that hold for each instance or function by itself. */
@@ -56,7 +59,11 @@ export const policySchema = z.strictObject({
   syscalls: z.array(z.enum(SYSCALL_GROUPS)).max(SYSCALL_GROUPS.length),
   /** Connections out, or null for none. `exit` is the relay's exit policy, one rule a line (dir-spec 2.1.3). */
   net: z
-    .strictObject({ exit: z.array(z.string().max(200)).max(2000), connections: count, bytes: count })
+    .strictObject({
+      exit: z.array(z.string().max(200)).max(EXIT_RULES_MAX),
+      connections: count,
+      bytes: count,
+    })
     .nullable(),
   /** Encrypted storage that a function keeps between its instances, or null for none. */
   storage: z.strictObject({ bytes: count }).nullable(),

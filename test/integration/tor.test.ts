@@ -8,12 +8,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
+import { allows, parseExitPolicy } from "../../src/base/exit-policy.ts";
+import { parseIp } from "../../src/base/ip-address.ts";
 import { DnsServer } from "../../src/testnet/dns.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { ControlEvent } from "../../src/tor/control-event.ts";
 import { ExitAddressDialer } from "../../src/tor/exit-address.ts";
-import { allows, parseExitPolicy } from "../../src/tor/exit-policy.ts";
-import { parseIp } from "../../src/tor/ip-address.ts";
 import { addOnionService, startSingleHopService } from "../../src/tor/onion-service.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
 

@@ -2,7 +2,7 @@
 // The text comes from the operator's own tor; we enforce it on every connection that a function asks for.
 // Spec: dir-spec 2.1.3 "exitpattern", tor(1) ExitPolicy.
 
-import { ProtocolError } from "../base/errors.ts";
+import { ProtocolError } from "./errors.ts";
 import {
   type IpAddress,
   type IpRange,
@@ -132,6 +132,46 @@ export function allows(policy: ExitPolicy, address: IpAddress, port: number): bo
   return reachableAddresses(address).every(
     (reachable) => policy.find((rule) => matches(rule, reachable, port))?.accept ?? false,
   );
+}
+
+/**
+ * Whether the policy leaves anything of a destination: some port of `portMin` to `portMax` at `address`, or at some
+ * address when undefined. Never false where `allows` could be true; an accepting rule counts although narrower
+ * rejections before it may leave nothing of it.
+ */
+export function leaves(
+  policy: ExitPolicy,
+  address: IpAddress | undefined,
+  portMin: number,
+  portMax: number,
+): boolean {
+  if (!address) return leavesPort(policy, portMin, portMax);
+  return reachableAddresses(address).every((reachable) =>
+    leavesPort(
+      policy.filter(({ ranges }) => ranges === undefined || ranges.some((some) => inRange(reachable, some))),
+      portMin,
+      portMax,
+      reachable.version,
+    ),
+  );
+}
+
+/** @param version of the one address that all of `policy` matches */
+function leavesPort(policy: ExitPolicy, portMin: number, portMax: number, version?: 4 | 6): boolean {
+  // Between two borders of rules every port fares alike.
+  const borders = policy.flatMap((rule) => [rule.portMin, rule.portMax + 1]);
+  const ports = new Set([portMin, ...borders.filter((port) => port > portMin && port <= portMax)]);
+  return [...ports].some((port) => {
+    const open = new Set<4 | 6>(version ? [version] : [4, 6]);
+    for (const rule of policy) {
+      if (port < rule.portMin || port > rule.portMax) continue;
+      const ranges = rule.ranges ?? [EVERY_IPV4, EVERY_IPV6];
+      if (rule.accept && ranges.some((some) => open.has(some.version))) return true;
+      for (const some of ranges)
+        if (version !== undefined || some.prefixBits === 0) open.delete(some.version);
+    }
+    return false;
+  });
 }
 
 function matches(rule: PolicyRule, address: IpAddress, port: number): boolean {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import * as fc from "fast-check";
-import { ProtocolError } from "../base/errors.ts";
-import { allows, POLICY_RULES_MAX, parseExitPolicy } from "./exit-policy.ts";
+import { ProtocolError } from "./errors.ts";
+import { allows, leaves, POLICY_RULES_MAX, parseExitPolicy } from "./exit-policy.ts";
 import { formatIp, type IpAddress, parseIp } from "./ip-address.ts";
 
 function ip(text: string): IpAddress {
@@ -127,5 +127,39 @@ test("allows: rejecting one address in front never allows more", () => {
       const policy = parseExitPolicy(`reject ${formatIp(rejected)}:*,accept *:*`);
       assert.equal(allows(policy, asked, port), asked.bits !== rejected.bits);
     }),
+  );
+});
+
+test("leaves: is never false where an address and port of the destination is allowed", () => {
+  const address = fc.constantFrom(
+    "192.0.2.1",
+    "192.0.2.2",
+    "2001:db8::1",
+    "64:ff9b::c000:201",
+    "2002:c000:201::",
+  );
+  const spec = fc.constantFrom(
+    "*",
+    "*4",
+    "*6",
+    "192.0.2.0/24",
+    "192.0.2.1",
+    "[2001:db8::]/32",
+    "[64:ff9b::]/96",
+  );
+  const ports = fc.constantFrom("*", "25", "80", "20-30", "443-65535");
+  const rule = fc
+    .tuple(fc.constantFrom("accept", "reject", "accept6", "reject6"), spec, ports)
+    .map(([action, spec, ports]) => `${action} ${spec}:${ports}`);
+  const port = fc.constantFrom(1, 20, 25, 30, 31, 80, 443, 65_535);
+  fc.assert(
+    fc.property(fc.array(rule, { maxLength: 6 }), address, port, port, port, (rules, text, a, b, c) => {
+      const policy = parseExitPolicy(rules.join("\n"));
+      const [low = 1, at = 1, high = 1] = [a, b, c].sort((x, y) => x - y);
+      if (!allows(policy, ip(text), at)) return;
+      assert.ok(leaves(policy, ip(text), low, high));
+      assert.ok(leaves(policy, undefined, low, high));
+    }),
+    { numRuns: 2000 },
   );
 });

@@ -4,7 +4,7 @@
 // Specs: RFC 4291 (text forms), RFC 6052 (64:ff9b::/96), RFC 3056 (6to4), RFC 4380 (Teredo),
 // IANA special-purpose address registries for IPv4 and IPv6.
 
-import { BentoError } from "../base/errors.ts";
+import { BentoError } from "./errors.ts";
 
 export interface IpAddress {
   readonly version: 4 | 6;

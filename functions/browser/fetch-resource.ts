@@ -1,0 +1,257 @@
+// One resource of a page, from a server that may be slow, endless, lying or dead: redirects, cookies, mixed content,
+// deadlines and sizes. What cannot be had becomes a FetchFailure with its reason; nothing here waits without an end.
+
+import { DigestLimits, type FailureReason } from "../../src/wire/digest.ts";
+import { resolveUrl } from "../../src/wire/page/text.ts";
+import type { CookieJar } from "./cookies.ts";
+import type { HeldBytes } from "./held-bytes.ts";
+import { BrowserLimits as Limits } from "./limits.ts";
+import { isFetchable } from "./options.ts";
+
+export type ResourceKind = "page" | "style" | "font" | "image" | "script";
+
+export class FetchFailure extends Error {
+  override readonly name = "FetchFailure";
+  readonly reason: FailureReason;
+
+  constructor(reason: FailureReason, detail: string, options: { cause?: unknown } = {}) {
+    super(detail, options);
+    this.reason = reason;
+  }
+}
+
+export interface Fetched {
+  readonly finalUrl: string;
+  readonly status: number;
+  readonly type: string;
+  /** Counted in HeldBytes until it is released. */
+  readonly body: Uint8Array;
+  /** Why the body is not whole: pages are kept as far as they came. */
+  readonly cut: FetchFailure | undefined;
+}
+
+/** What all fetches of a visit share. */
+export interface FetchContext {
+  readonly fetch: typeof globalThis.fetch;
+  readonly cookies: CookieJar;
+  readonly held: HeldBytes;
+  readonly userAgent: string;
+  /** Aborts with a FetchFailure "deadline", or when the instance must stop. */
+  readonly signal: AbortSignal;
+  /** Takes from the bytes that all bodies together may have. False when they are used up. */
+  takeTotal(bytes: number): boolean;
+}
+
+const ACCEPT: Readonly<Record<ResourceKind, string>> = {
+  page: "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+  style: "text/css,*/*;q=0.1",
+  image: "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5",
+  font: "application/font-woff2;q=1.0,application/font-woff;q=0.9,*/*;q=0.8",
+  script: "*/*",
+};
+
+const BYTES_MAX: Readonly<Record<ResourceKind, number>> = {
+  page: Limits.documentBytesMax,
+  style: Limits.styleBytesMax,
+  image: Limits.resourceBytesMax,
+  font: Limits.resourceBytesMax,
+  script: Limits.resourceBytesMax,
+};
+
+/** @throws FetchFailure */
+export async function fetchResource(
+  context: FetchContext,
+  request: { readonly url: URL; readonly kind: ResourceKind; readonly referrer: string | undefined },
+): Promise<Fetched> {
+  using attempt = new Attempt(context.signal, request.kind);
+  let url = request.url;
+  for (let redirects = 0; ; redirects++) {
+    url = admit(url, request.kind, request.referrer);
+    const response = await attempt.network(
+      context.fetch(url.href, {
+        headers: headersFor(context, url, request),
+        redirect: "manual",
+        signal: attempt.signal,
+      }),
+    );
+    context.cookies.store(url, response.headers.getSetCookie());
+    const location = [301, 302, 303, 307, 308].includes(response.status) && response.headers.get("location");
+    if (!location) return await readResponse(context, attempt, request.kind, url, response);
+    discard(response);
+    if (redirects === Limits.redirectsMax) {
+      throw new FetchFailure("redirect", `more than ${Limits.redirectsMax} redirects`);
+    }
+    const next = resolveUrl(location, url.href);
+    if (!next || !isFetchable(next))
+      throw new FetchFailure("redirect", "redirect to something that is no page");
+    url = next;
+  }
+}
+
+/** Mixed Content section 5: on a page that came over https, images are upgraded and everything else must be https. */
+function admit(url: URL, kind: ResourceKind, referrer: string | undefined): URL {
+  if (kind === "page" || !referrer?.startsWith("https:") || url.protocol === "https:") return url;
+  if (kind !== "image") throw new FetchFailure("mixed-content", "http on a page that came over https");
+  const upgraded = new URL(url);
+  upgraded.protocol = "https:";
+  return upgraded;
+}
+
+function headersFor(
+  context: FetchContext,
+  url: URL,
+  request: { readonly kind: ResourceKind; readonly referrer: string | undefined },
+): Headers {
+  const headers = new Headers({
+    accept: ACCEPT[request.kind],
+    "accept-language": "en-US,en;q=0.5",
+    "user-agent": context.userAgent,
+  });
+  const cookie = context.cookies.header(url);
+  if (cookie !== "") headers.set("cookie", cookie);
+  // Referrer Policy "strict-origin-when-cross-origin", the default of browsers.
+  const from = request.referrer === undefined ? null : URL.parse(request.referrer);
+  if (from?.origin === url.origin) headers.set("referer", from.href);
+  else if (from && !(from.protocol === "https:" && url.protocol === "http:")) {
+    headers.set("referer", `${from.origin}/`);
+  }
+  return headers;
+}
+
+async function readResponse(
+  context: FetchContext,
+  attempt: Attempt,
+  kind: ResourceKind,
+  url: URL,
+  response: Response,
+): Promise<Fetched> {
+  const type = (response.headers.get("content-type") ?? "")
+    .replace(/[^\x20-\x7e]/g, "")
+    .slice(0, DigestLimits.typeBytesMax);
+  const { status } = response;
+  // Browsers show the page and the images that come with an error status, and nothing else.
+  if (status >= 400 && kind !== "page" && !(kind === "image" && type.startsWith("image/"))) {
+    discard(response);
+    throw new FetchFailure("http-status", `HTTP ${status}`);
+  }
+  const { body, cut } = await readBody(context, attempt, kind, response);
+  return { finalUrl: url.href, status, type, body, cut };
+}
+
+/** Not awaited: whether a server minds is its own affair. */
+function discard(response: Response): void {
+  response.body?.cancel().catch(() => undefined);
+}
+
+async function readBody(
+  context: FetchContext,
+  attempt: Attempt,
+  kind: ResourceKind,
+  response: Response,
+): Promise<{ body: Uint8Array; cut: FetchFailure | undefined }> {
+  const reader = response.body?.getReader();
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  let kept = false;
+  let cut: FetchFailure | undefined;
+  context.held.begin(attempt);
+  try {
+    for (;;) {
+      const piece = reader ? await attempt.network(reader.read()) : undefined;
+      if (!piece || piece.done) break;
+      const { value } = piece;
+      const room = BYTES_MAX[kind] - length;
+      if (value.length > room) throw new FetchFailure("too-large", `more than ${BYTES_MAX[kind]} bytes`);
+      if (!context.takeTotal(value.length))
+        throw new FetchFailure("too-large", "the page has used up its bytes");
+      await context.held.take(attempt, value.length, context.signal);
+      parts.push(value);
+      length += value.length;
+    }
+    kept = true;
+  } catch (error) {
+    cut = failureOf(error);
+    if (kind !== "page" || length === 0) throw cut;
+    kept = true;
+  } finally {
+    context.held.end(attempt, length, kept);
+    if (cut) attempt.abort();
+  }
+  return { body: joined(parts, length), cut };
+}
+
+function joined(parts: Uint8Array[], length: number): Uint8Array {
+  const all = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  parts.length = 0;
+  return all;
+}
+
+/** Timing of one resource: aborts its request when the network has been silent or slow for too long. */
+class Attempt implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #outer: AbortSignal;
+  /** The page has the whole deadline, its parts have their own. */
+  #leftMs: number;
+
+  constructor(outer: AbortSignal, kind: ResourceKind) {
+    this.#outer = outer;
+    this.#leftMs = kind === "page" ? Number.POSITIVE_INFINITY : Limits.resourceMs;
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  abort(): void {
+    this.#controller.abort();
+  }
+
+  /** Waits for the network, never longer than the limits, whether or not the request reacts to being aborted. */
+  async network<T>(operation: Promise<T>): Promise<T> {
+    const ended = Promise.withResolvers<never>();
+    const stop = (failure: unknown) => {
+      ended.reject(failure instanceof Error ? failure : new FetchFailure("other", String(failure)));
+      this.#controller.abort();
+    };
+    const onAbort = () => {
+      stop(this.#outer.reason);
+    };
+    if (this.#outer.aborted) onAbort();
+    this.#outer.addEventListener("abort", onAbort, { once: true });
+    const startMs = performance.now();
+    const waitMs = Math.min(Limits.idleMs, this.#leftMs);
+    const timer = setTimeout(() => {
+      stop(new FetchFailure("timeout", "the server is too slow"));
+    }, waitMs);
+    try {
+      return await Promise.race([operation, ended.promise]);
+    } catch (error) {
+      // The loser of the race may still fail: nobody is interested.
+      operation.catch(() => undefined);
+      throw failureOf(error);
+    } finally {
+      clearTimeout(timer);
+      this.#outer.removeEventListener("abort", onAbort);
+      this.#leftMs -= performance.now() - startMs;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#leftMs = 0;
+  }
+}
+
+/** Whatever was thrown, as a failure. The text of a network error names the host that failed and the rule that refused. */
+export function failureOf(error: unknown): FetchFailure {
+  if (error instanceof FetchFailure) return error;
+  const messages: string[] = [];
+  for (let at: unknown = error, depth = 0; at instanceof Error && depth < 4; at = at.cause, depth++) {
+    if (at.message !== "" && !messages.includes(at.message)) messages.push(at.message);
+  }
+  return new FetchFailure("network", messages.join(": ") || "failed", { cause: error });
+}

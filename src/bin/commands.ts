@@ -1,0 +1,238 @@
+// The command tree: names, arguments, options and help of everything `bento` does. Nothing heavy is imported here;
+// each action loads its own code, so that `bento --version` and completions answer at once.
+
+import { Command, InvalidArgumentError, Option } from "commander";
+import type { Cli } from "../client/cli/cli.ts";
+
+/** Runs one command and returns its exit code. */
+export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
+
+const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
+const FN_HELP = "folder, file, or name of a bundled function";
+const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
+
+export function buildProgram(version: string, act: Act): Command {
+  const program = new Command("bento")
+    .description("Run small functions on boxes beside Tor relays.")
+    .version(version, "-V, --version")
+    .helpCommand("help [command]")
+    .showSuggestionAfterError(true)
+    .enablePositionalOptions()
+    .addHelpText("after", "\nStart: bento demo   ·   Exit codes: docs/spec/exit-codes.md");
+  addLocal(program, act);
+  addNetwork(program, act);
+  addFunctions(program, act);
+  addInstances(program, act);
+  addTools(program, act);
+  return program;
+}
+
+function addLocal(program: Command, act: Act): void {
+  json(program.command("demo"))
+    .description("private Tor network, boxes and a web site; a page through it; leaves nothing running")
+    .action(() => act(async (cli) => (await import("./commands/demo.ts")).demo(cli)));
+  json(program.command("test"))
+    .description("all checks and tests; ends with a line `N passed, N failed`")
+    .argument("[filter...]", "only files whose path contains one of these")
+    .option("--no-checks", "leave out format, lint, types and import rules")
+    .option("--verbose", "name every test")
+    .action((filters: string[], options) =>
+      act(async (cli) => (await import("./commands/test.ts")).test(cli, filters, options)),
+    );
+  json(program.command("bench"))
+    .description("benchmarks")
+    .argument("[name...]", "only these")
+    .option("--list", "name them")
+    .action((names: string[], options) =>
+      act(async (cli) => (await import("./commands/bench.ts")).bench(cli, names, options)),
+    );
+}
+
+function addNetwork(program: Command, act: Act): void {
+  const net = program.command("net").description("a private Tor network of real tor daemons on this machine");
+  json(net.command("up"))
+    .description("start it in the background; returns when circuits work")
+    .option("--dir <folder>", "where it keeps its files")
+    .option("--boxes <n>", "boxes beside exit relays", count(0, 16), 2)
+    .option("--relays <n>", "relays in all", count(3, 64))
+    .option("--latency <ms>", "delay of each link, one way", count(0, 10_000))
+    .option("--rate <mbit>", "rate of each link", rate)
+    .action((options) => act(async (cli) => (await import("./commands/net.ts")).up(cli, options)));
+  for (const [name, description] of [
+    ["status", "what runs, its boxes and its SOCKS address"],
+    ["down", "stop it and clean up"],
+  ] as const) {
+    json(net.command(name))
+      .description(description)
+      .option("--dir <folder>", "where it keeps its files")
+      .action((options) => act(async (cli) => (await import("./commands/net.ts"))[name](cli, options)));
+  }
+  const box = program.command("box").description("the server that runs functions");
+  json(box.command("serve"))
+    .description("run a box until it is told to stop")
+    .requiredOption("--config <file>", "box.toml")
+    .option("--log <level>", "debug, info, warn or error", "info")
+    .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
+    .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
+  json(box.command("check-config"))
+    .description("read box.toml and say what it means or what is wrong")
+    .argument("<file>", "box.toml")
+    .action((file: string) => act(async (cli) => (await import("./commands/box.ts")).checkConfig(cli, file)));
+  json(program.command("doctor"))
+    .description("what this machine has and lacks for boxes, Tor and tests")
+    .option("--socks <address>", "Tor's SOCKS port")
+    .action((options) => act(async (cli) => (await import("./commands/doctor.ts")).doctor(cli, options)));
+}
+
+function addFunctions(program: Command, act: Act): void {
+  reach(program.command("policy"))
+    .description("what a box grants")
+    .argument("[box]", BOX_HELP)
+    .action((box: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/policy.ts")).policy(cli, box, options)),
+    );
+  reach(program.command("check"))
+    .description("whether boxes would take a function, rule by rule")
+    .argument("<fn>", FN_HELP)
+    .argument("[box...]", BOX_HELP)
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .action((fn: string, boxes: string[], options) =>
+      act(async (cli) => (await import("../client/cli/policy.ts")).check(cli, fn, boxes, options)),
+    );
+  call(reach(program.command("run")))
+    .description("install, start and read a function in one round trip; removes it afterwards")
+    .argument("<fn>", `${FN_HELP}, or of a stored one`)
+    .argument("[arg...]", "arguments, as strings")
+    .option("-o, --output <file>", "write output there")
+    .option("-i, --input <file>", "send this file (- for stdin) as messages")
+    .option("--lines", "each line of the input is a message")
+    .option("--leave-open", "do not end the function's input")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--keep [name]", "keep the function installed and save its tokens")
+    .option("--dry-run", "show what would be sent, send nothing")
+    .action((fn: string, args: string[], options) =>
+      act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
+    );
+  reach(program.command("store"))
+    .description("install a function and save its tokens; prints the invocation token")
+    .argument("<fn>", FN_HELP)
+    .option("--as <name>", "save under this name")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--dry-run", "show what would be sent, send nothing")
+    .action((fn: string, options) =>
+      act(async (cli) => (await import("../client/cli/store.ts")).store(cli, fn, options)),
+    );
+  call(reach(program.command("exec")))
+    .description("start a stored function and leave it running; prints the instance's name")
+    .argument("<token>", TOKEN_HELP)
+    .argument("[arg...]", "arguments, as strings")
+    .action((token: string, args: string[], options) =>
+      act(async (cli) => (await import("../client/cli/exec.ts")).exec(cli, token, args, options)),
+    );
+  reach(program.command("shutdown"))
+    .description("end a function: its instances, storage and tokens")
+    .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
+    .action((token: string, options) =>
+      act(async (cli) => (await import("../client/cli/owner.ts")).shutdown(cli, token, options)),
+    );
+  reach(program.command("ls"))
+    .description("what is saved here, or what a box says of one function")
+    .argument("[token]", "saved name, @file, - (stdin), or the shutdown token itself")
+    .action((token: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/owner.ts")).list(cli, token, options)),
+    );
+}
+
+function addInstances(program: Command, act: Act): void {
+  const INSTANCE_HELP = "saved name, @file, - (stdin), or the instance id itself";
+  reach(program.command("open"))
+    .description("attach to an instance; goes on where you last read")
+    .argument("<instance>", INSTANCE_HELP)
+    .option("-o, --output <file>", "write output there")
+    .option("-i, --input <file>", "send this file (- for stdin) as messages")
+    .option("--lines", "each line of the input is a message")
+    .option("--end-input", "end the function's input after that")
+    .option("--offset <bytes>", "read from here", count(0, Number.MAX_SAFE_INTEGER))
+    .action((instance: string, options) =>
+      act(async (cli) => (await import("../client/cli/open.ts")).open(cli, instance, options)),
+    );
+  reach(program.command("send"))
+    .description("send one message to an instance")
+    .argument("<instance>", INSTANCE_HELP)
+    .argument("<message>", "text, @file, or - (stdin)")
+    .action((instance: string, message: string, options) =>
+      act(async (cli) => (await import("../client/cli/open.ts")).send(cli, instance, message, options)),
+    );
+  reach(program.command("recv"))
+    .description("take one message of an instance")
+    .argument("<instance>", INSTANCE_HELP)
+    .option("--wait <seconds>", "how long", count(1, 86_400), 30)
+    .action((instance: string, options) =>
+      act(async (cli) => (await import("../client/cli/open.ts")).recv(cli, instance, options)),
+    );
+  reach(program.command("close"))
+    .description("end the input of an instance, or the instance")
+    .argument("<instance>", INSTANCE_HELP)
+    .option("--kill", "end the instance at once")
+    .action((instance: string, options) =>
+      act(async (cli) => (await import("../client/cli/open.ts")).close(cli, instance, options)),
+    );
+}
+
+function addTools(program: Command, act: Act): void {
+  reach(program.command("shell"))
+    .description("interactive client: store, exec, open, close, send, recv, exit")
+    .action((options) => act(async (cli) => (await import("../client/cli/shell.ts")).shell(cli, options)));
+  reach(program.command("browse"))
+    .description("fetch a page with everything in it at a box, as one padded answer")
+    .argument("<url>", "http:// or https://")
+    .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
+    .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
+    .option("--open", "show the page in the browser")
+    .action((url: string, options) =>
+      act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
+    );
+  program
+    .command("completions")
+    .description("completion script for your shell: source <(bento completions bash)")
+    .argument("<shell>", "bash, zsh or fish")
+    .action((shell: string) =>
+      act(async (cli) => (await import("./completions.ts")).completions(cli, shell, program)),
+    );
+}
+
+function json(command: Command): Command {
+  return command.option("--json", "machine-readable: one JSON value a line");
+}
+
+function reach(command: Command): Command {
+  return json(command)
+    .option("--box <box>", BOX_HELP)
+    .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .addOption(
+      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),
+    );
+}
+
+function call(command: Command): Command {
+  return command
+    .option("--call <expression>", "Python: call this, e.g. 'hello()'")
+    .option("--args-json <array>", `arguments as JSON, e.g. '["a", 1]'`);
+}
+
+/** A whole number of an option. */
+function count(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(
+      max === Number.MAX_SAFE_INTEGER ? "Wanted a whole number." : `Wanted ${min} to ${max}.`,
+    );
+  };
+}
+
+function rate(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && value > 0 && value <= 10_000) return value;
+  throw new InvalidArgumentError("Wanted Mbit/s, e.g. 8 or 0.5.");
+}

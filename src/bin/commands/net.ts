@@ -1,0 +1,130 @@
+// `bento net up|status|down`: the private Tor network of this machine, with boxes, in the background.
+
+import path from "node:path";
+import { formatBytes } from "../../base/bytes.ts";
+import type { Cli } from "../../client/cli/cli.ts";
+import { EXIT } from "../../client/cli/exit-code.ts";
+import { table } from "../../client/cli/io.ts";
+import { formatSeconds, Progress } from "../../client/cli/progress.ts";
+import { formatSocks } from "../../client/tor-dial.ts";
+import { Testnet } from "../../testnet/testnet.ts";
+import {
+  isBoxAlive,
+  type NetworkPhase,
+  type RunningNetwork,
+  startNetwork,
+  stopNetwork,
+} from "../local-network.ts";
+
+export interface UpOptions {
+  readonly dir?: string;
+  readonly boxes: number;
+  readonly relays?: number;
+  readonly latency?: number;
+  readonly rate?: number;
+}
+
+/** What each phase does, for people. */
+export const PHASES: Readonly<Record<NetworkPhase, string>> = {
+  keys: "making the relays' keys",
+  relays: "starting relays",
+  consensus: "authorities agree on a consensus",
+  client: "starting the client",
+  circuit: "building the first circuit",
+  boxes: "starting boxes and publishing their onion services",
+  up: "up",
+};
+
+export async function up(cli: Cli, options: UpOptions): Promise<number> {
+  const { io } = cli;
+  const dir = networkDir(cli, options.dir);
+  let network: RunningNetwork;
+  {
+    using progress = new Progress(io, "Starting a private Tor network");
+    network = await startNetwork({
+      dir,
+      boxes: options.boxes,
+      relays: options.relays,
+      latencyMs: options.latency,
+      rateMbit: options.rate,
+      detached: true,
+      signal: cli.signal,
+      onProgress: (phase, elapsedMs) => {
+        io.event({ event: "phase", phase, elapsedMs });
+        if (phase === "up") return;
+        progress.phase(`Starting a private Tor network: ${PHASES[phase]}`);
+        if (!io.live && !io.json) io.note(`${formatSeconds(elapsedMs / 1000).padStart(5)}  ${PHASES[phase]}`);
+      },
+    });
+  }
+  const { socks } = network;
+  await cli.context.update((data) => {
+    data.network = { dir, socks };
+    data.boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
+  });
+  io.result({ event: "up", dir, socks, boxes: network.boxes.map(({ info: _info, ...box }) => box) }, () =>
+    [
+      `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
+      `SOCKS  ${socks}`,
+      ...network.boxes.map(
+        ({ name, address, exit }) => `${name}   ${address}   (exit port ${exit ?? "none"})`,
+      ),
+      "Try: bento run hello · bento browse URL · bento net down",
+    ].join("\n"),
+  );
+  return EXIT.ok;
+}
+
+export async function status(cli: Cli, options: { dir?: string }): Promise<number> {
+  const dir = networkDir(cli, options.dir);
+  const testnet = await Testnet.attach(path.join(dir, "tor"));
+  const nodes = await testnet.status();
+  const data = await cli.context.read();
+  const boxes = await Promise.all(
+    Object.entries(data.network?.dir === dir ? data.boxes : {}).map(async ([name, entry]) => ({
+      name,
+      ...entry,
+      alive: await isBoxAlive(dir, name),
+    })),
+  );
+  const socks = formatSocks(testnet.socksTcp());
+  const isWhole = nodes.every(({ pid }) => pid !== undefined) && boxes.every(({ alive }) => alive);
+  cli.io.result({ dir, socks, whole: isWhole, nodes, boxes }, () =>
+    [
+      table([
+        ["NODE", "ROLE", "PID", "MEMORY", "READY"],
+        ...nodes.map(({ name, role, pid, rssBytes, bootstrap }) => [
+          name,
+          role,
+          pid === undefined ? "not running" : String(pid),
+          formatBytes(rssBytes),
+          `${bootstrap} %`,
+        ]),
+      ]),
+      "",
+      `SOCKS  ${socks}`,
+      ...boxes.map(({ name, address, alive }) => `${name}   ${address}${alive ? "" : "   not running"}`),
+    ].join("\n"),
+  );
+  return isWhole ? EXIT.ok : EXIT.torNotReady;
+}
+
+export async function down(cli: Cli, options: { dir?: string }): Promise<number> {
+  const dir = networkDir(cli, options.dir);
+  {
+    using _progress = new Progress(cli.io, "Stopping the network");
+    await stopNetwork(dir);
+  }
+  await cli.context.update((data) => {
+    if (data.network?.dir !== dir) return;
+    delete data.network;
+    data.boxes = {};
+  });
+  cli.io.result({ event: "down", dir }, () => "");
+  if (!cli.io.json) cli.io.note("The network is down.");
+  return EXIT.ok;
+}
+
+function networkDir(cli: Cli, given: string | undefined): string {
+  return path.resolve(given ?? path.join(cli.context.dir, "net"));
+}

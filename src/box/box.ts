@@ -1,0 +1,407 @@
+// A box: everything of src/box put together and brought up in order, and taken down in the opposite one. What
+// fails on the way is told apart: without a store there is no box; without a working sandbox the box still says
+// who it is and what it would grant, but starts nothing.
+
+import { chmod, lstat, mkdir, rm } from "node:fs/promises";
+import type { ListenOptions } from "node:net";
+import { join } from "node:path";
+import type { Clock } from "../base/clock.ts";
+import { BentoError, messageOf } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { buildGuests, type GuestFiles } from "../guest/build.ts";
+import type { Info } from "../wire/api.ts";
+import { BoxError } from "../wire/error-code.ts";
+import type { ManifestInput } from "../wire/manifest.ts";
+import type { Policy } from "../wire/policy.ts";
+import { Admission } from "./admit/admit.ts";
+import { publishedPolicy } from "./admit/policy.ts";
+import { boxFacts } from "./box-facts.ts";
+import { Companion, type RelayFacts } from "./companion.ts";
+import type { BoxConfig, SocketAddress } from "./config.ts";
+import { Egress } from "./host/egress.ts";
+import { NetBroker } from "./host/net.ts";
+import { NameResolver } from "./host/resolver.ts";
+import type { HostServices } from "./host/services.ts";
+import { StorageVault } from "./host/storage.ts";
+import { LegacyListener } from "./legacy2021/legacy-listener.ts";
+import { OnionPublisher } from "./onion.ts";
+import { SandboxHost } from "./sandbox/sandbox.ts";
+import { SandboxUnavailable } from "./sandbox/sandbox-unavailable.ts";
+import { BoxServer } from "./serve/box-server.ts";
+import { Operations } from "./serve/operations.ts";
+import { SPOOLED_BLOCK_BYTES_MAX } from "./session/backlog-block.ts";
+import type { GuestStarter } from "./session/guest.ts";
+import type { InstanceRequest } from "./session/instance.ts";
+import { Instances } from "./session/instances.ts";
+import { GUEST_OPEN_FILES, SandboxedGuests } from "./session/sandboxed-guest.ts";
+import { Spool } from "./session/spool.ts";
+import { FunctionStore } from "./store/function-store.ts";
+
+/** Between two looks for expired functions: milliseconds. An expired token is refused at once all the same. */
+const EXPIRY_MS = 60_000;
+/** Memory of an instance that waits in the warm pool: bytes. */
+const WARM_MEMORY_BYTES = 64 * 2 ** 20;
+/** Scratch directory that functions get which ask for none; the warm pool is made for these. */
+const WARM_TMP_BYTES = 8 * 2 ** 20;
+
+export interface BoxDeps {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Name and version as `/v1/info` gives them. */
+  readonly software?: string;
+}
+
+/** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
+export interface BoxAddresses {
+  readonly listen: readonly SocketAddress[];
+  readonly exitPort: SocketAddress | null;
+  readonly legacy2021: SocketAddress | null;
+  /** `….onion`, once it is published. */
+  readonly onion: string | null;
+}
+
+export class Box implements AsyncDisposable {
+  readonly #config: BoxConfig;
+  readonly #deps: BoxDeps;
+  readonly #owned = new AsyncDisposableStack();
+  readonly #admission: Admission;
+  readonly #broker: NetBroker;
+  #relay: RelayFacts | undefined;
+  #host: SandboxHost | undefined;
+  #instances: Instances | undefined;
+  #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
+  readonly #onionChanged = Promise.withResolvers<void>();
+  #disposing: Promise<void> | undefined;
+
+  private constructor(config: BoxConfig, deps: BoxDeps) {
+    this.#config = config;
+    this.#deps = deps;
+    this.#admission = new Admission(publishedPolicy(config.policy, null));
+    this.#broker = new NetBroker({
+      clock: deps.clock,
+      resolver: new NameResolver(config.policy.net?.resolver ?? [], deps.clock),
+    });
+  }
+
+  /** Resolves when the box serves. Throws BentoError when it cannot: its store is unusable, an address is taken. */
+  static async start(config: BoxConfig, deps: BoxDeps): Promise<Box> {
+    const box = new Box(config, deps);
+    try {
+      await box.#start();
+      return box;
+    } catch (error) {
+      await box[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get addresses(): BoxAddresses {
+    return this.#addresses;
+  }
+
+  get policy(): Policy {
+    return this.#admission.policy;
+  }
+
+  get info(): Info {
+    const { name, contact, relay } = this.#config;
+    return {
+      software: this.#deps.software ?? "bento",
+      protocol: 1,
+      name,
+      relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      contact,
+      onion: this.#addresses.onion,
+      accepting: this.#admission.accepting,
+    };
+  }
+
+  /** Resolves when the onion service has been published for the first time; never without one. */
+  get onionPublished(): Promise<void> {
+    return this.#onionChanged.promise;
+  }
+
+  /** Resolves when the warm pools are full: for measurements. */
+  async warmedUp(signal?: AbortSignal): Promise<void> {
+    await this.#host?.warmedUp(signal);
+  }
+
+  /** Takes no more clients, ends every instance, closes the store. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposing ??= this.#stop();
+    await this.#disposing;
+  }
+
+  async #stop(): Promise<void> {
+    // First, while clients are still attached: they learn that the box ended their functions.
+    await this.#instances?.stop();
+    await this.#owned.disposeAsync();
+  }
+
+  async #start(): Promise<void> {
+    const { dataDir, policy } = this.#config;
+    const { clock, log } = this.#deps;
+    const owned = this.#owned;
+    await mkdir(dataDir, { recursive: true, mode: 0o700 });
+    await chmod(dataDir, 0o700);
+    const store = owned.use(
+      await FunctionStore.open({
+        dir: join(dataDir, "functions"),
+        functionsMax: policy.total.functions,
+        bytesMax: policy.packagesBytes,
+        clock,
+        log,
+      }),
+    );
+    const vault = owned.use(
+      await StorageVault.open({ dir: join(dataDir, "storage"), bytesMax: policy.total.storageBytes }),
+    );
+    const spool = owned.use(
+      await Spool.open({
+        directory: join(dataDir, "spool"),
+        blockBytes: SPOOLED_BLOCK_BYTES_MAX,
+        bytesMax: policy.total.instances * policy.function.backlogBytes,
+      }),
+    );
+    const guests = await this.#openSandbox();
+    const instances = owned.use(
+      new Instances({
+        clock,
+        log,
+        guests,
+        spool,
+        reserve: (request) => this.#admission.reserveInstance(request.functionId, request.grant.limits),
+        services: async (request) => this.#services(request, vault),
+      }),
+    );
+    this.#instances = instances;
+    const operations = new Operations({
+      clock,
+      store,
+      instances,
+      admission: this.#admission,
+      storageBytes: (id) => vault.bytesOf(id),
+      forget: (id) => vault.erase(id),
+    });
+    await operations.expire();
+    this.#expireRegularly(operations);
+    await this.#followRelay();
+    await this.#listen(operations);
+    await this.#publish();
+  }
+
+  /** The sandbox, or a starter that refuses when this machine cannot hold functions in. */
+  async #openSandbox(): Promise<GuestStarter> {
+    const { config, clock, log } = { config: this.#config, ...this.#deps };
+    try {
+      const files = await buildGuests(join(config.dataDir, "guest"));
+      const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
+      this.#owned.use(host);
+      this.#host = host;
+      this.#admission.setAvailable(true);
+      return new SandboxedGuests({ host, clock, log });
+    } catch (error) {
+      if (!(error instanceof SandboxUnavailable)) throw error;
+      log.error("functions cannot be started: the sandbox does not hold here", {
+        reason: error.message,
+        advice: error.advice,
+      });
+      return {
+        start: () => Promise.reject(new BoxError("functions-unavailable", "This box cannot start functions")),
+      };
+    }
+  }
+
+  async #services(request: InstanceRequest, vault: StorageVault): Promise<HostServices> {
+    const { grant, functionId } = request;
+    const facts = boxFacts(grant, () => ({
+      instances: this.#admission.used.instances,
+      promisedMemoryBytes: this.#admission.used.memoryBytes,
+      policy: this.#admission.policy,
+    }));
+    return {
+      ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
+      ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
+      ...(facts ? { box: facts } : {}),
+    };
+  }
+
+  #expireRegularly(operations: Operations): void {
+    const { clock, log } = this.#deps;
+    let cancel: () => void;
+    const look = () => {
+      operations.expire().catch((error: unknown) => {
+        log.error("cannot remove expired functions", { reason: messageOf(error) });
+      });
+      cancel = clock.after(EXPIRY_MS, look);
+    };
+    cancel = clock.after(EXPIRY_MS, look);
+    this.#owned.defer(() => {
+      cancel();
+    });
+  }
+
+  async #followRelay(): Promise<void> {
+    const { control } = this.#config.relay;
+    if (!control) {
+      this.#deps.log.warn("no companion relay is configured: functions have no network");
+      return;
+    }
+    const companion = new Companion({
+      control: control.kind === "unix" ? { path: control.path } : { host: control.host, port: control.port },
+      onFacts: (facts) => {
+        this.#relay = facts;
+        this.#applyRelay(facts);
+      },
+      ...this.#deps,
+    });
+    this.#owned.use(companion);
+    await companion.asked;
+  }
+
+  /** What the relay says now becomes what is published and what is enforced, both at once. */
+  #applyRelay(facts: RelayFacts): void {
+    const policy = publishedPolicy(this.#config.policy, facts.exit);
+    this.#broker.setEgress(this.#egress(policy, facts));
+    this.#admission.setPolicy(policy);
+  }
+
+  #egress(policy: Policy, facts: RelayFacts): Egress | undefined {
+    if (!policy.net) return undefined;
+    try {
+      return new Egress({
+        exit: policy.net.exit,
+        privateNetworksAllowed: this.#config.policy.net?.privateNetworksAllowed ?? [],
+        ownAddresses: facts.addresses,
+        ownPorts: [...facts.ports, ...this.#ownPorts()],
+      });
+    } catch (error) {
+      this.#deps.log.error("the relay's exit policy cannot be read: functions have no network", {
+        reason: messageOf(error),
+      });
+      return undefined;
+    }
+  }
+
+  #ownPorts(): number[] {
+    const { listen, exitPort, legacy2021 } = this.#addresses;
+    return [...listen, exitPort, legacy2021, this.#config.admin].flatMap((address) =>
+      address?.kind === "tcp" ? [address.port] : [],
+    );
+  }
+
+  async #listen(operations: Operations): Promise<void> {
+    const { config, clock, log } = { config: this.#config, ...this.#deps };
+    const server = new BoxServer({ operations, info: () => this.info, clock, log });
+    this.#owned.use(server);
+    const listen: SocketAddress[] = [];
+    for (const address of config.listen) listen.push(await listenAt(server, address));
+    const exitPort = config.exitPort ? await listenAt(server, config.exitPort) : null;
+    const legacy2021 = config.legacy2021 ? await this.#listenLegacy(config.legacy2021, operations) : null;
+    this.#addresses = { listen, exitPort, legacy2021, onion: null };
+    if (this.#relay) this.#applyRelay(this.#relay);
+  }
+
+  /** Begins to publish the onion service; the box serves meanwhile. */
+  async #publish(): Promise<void> {
+    const { onion, dataDir } = this.#config;
+    if (onion.kind === "none") return;
+    const target = this.#addresses.listen[0];
+    if (!target) {
+      throw new BentoError("bad-config", "Cannot publish onion service: the box listens nowhere", {
+        advice: "Set `listen` in section [box].",
+      });
+    }
+    const dir = join(dataDir, "onion");
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const onAddress = (address: string | null) => {
+      this.#addresses = { ...this.#addresses, onion: address };
+      this.#onionChanged.resolve();
+    };
+    this.#owned.use(new OnionPublisher({ config: onion, dir, target, onAddress, ...this.#deps }));
+  }
+
+  async #listenLegacy(address: SocketAddress, operations: Operations): Promise<SocketAddress> {
+    const listener = await LegacyListener.listen(await listenOptions(address), {
+      operations,
+      manifest: () => legacyManifest(this.#admission.policy),
+      clock: this.#deps.clock,
+      log: this.#deps.log,
+    }).catch((error: unknown) => {
+      throw cannotListen(address, error);
+    });
+    this.#owned.use(listener);
+    return address.kind === "tcp" ? { ...address, port: listener.port } : address;
+  }
+}
+
+/** What functions stored by clients of the 2021 release get: its API had the network and nothing else. */
+export function legacyManifest(policy: Policy): ManifestInput {
+  return {
+    name: "unnamed",
+    image: "python",
+    ...(policy.net ? { net: { allow: ["*:*"] } } : {}),
+    // The libraries of that release's functions open sockets by themselves.
+    syscalls: policy.syscalls.filter((group) => group === "loopback" && policy.net !== null),
+  };
+}
+
+function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {
+  const { policy, warm, sandbox } = config;
+  const { total } = policy;
+  const plans = policy.images.flatMap((image) => {
+    // Functions with the network need the wider filter, the others get the narrow one: some of each.
+    const standard = policy.syscalls.length > 0 && policy.net ? Math.floor(warm[image] / 2) : 0;
+    const plan = {
+      image,
+      tmpBytes: Math.min(WARM_TMP_BYTES, policy.function.tmpBytes),
+      openFilesMax: GUEST_OPEN_FILES,
+    };
+    return [
+      { ...plan, profile: "strict" as const, count: warm[image] - standard },
+      { ...plan, profile: "standard" as const, count: standard },
+    ].filter(({ count }) => count > 0);
+  });
+  const waiting = plans.reduce((sum, { count }) => sum + count, 0);
+  const pidsMax = Math.max(64, policy.function.pids);
+  return {
+    dir: config.dataDir,
+    guest,
+    images: policy.images,
+    uidRange: { first: sandbox.uids.first, count: sandbox.uids.last - sandbox.uids.first + 1 },
+    total: {
+      memoryBytes: total.memoryBytes + waiting * WARM_MEMORY_BYTES,
+      cpuPercent: total.cpuPercent,
+      pidsMax: (total.instances + waiting) * pidsMax,
+    },
+    instancesMax: total.instances + waiting,
+    warm: plans,
+    warmLimits: { memoryBytes: WARM_MEMORY_BYTES, pidsMax: 64, cpuPercent: 100 },
+    ...deps,
+  };
+}
+
+async function listenAt(server: BoxServer, address: SocketAddress): Promise<SocketAddress> {
+  try {
+    const port = await server.listen(await listenOptions(address));
+    return address.kind === "tcp" ? { ...address, port } : address;
+  } catch (error) {
+    throw cannotListen(address, error);
+  }
+}
+
+async function listenOptions(address: SocketAddress): Promise<ListenOptions> {
+  if (address.kind === "tcp") return { host: address.host, port: address.port };
+  // Left by a box that was killed. The store's lock says that no other box of ours is running.
+  const left = await lstat(address.path).catch(() => undefined);
+  if (left?.isSocket()) await rm(address.path, { force: true });
+  return { path: address.path };
+}
+
+function cannotListen(address: SocketAddress, cause: unknown): BentoError {
+  const where = address.kind === "tcp" ? `${address.host}:${address.port}` : address.path;
+  return new BentoError("cannot-listen", `Cannot listen at ${where}: ${messageOf(cause)}`, {
+    cause,
+    advice: "Stop what uses this address, or choose another one in box.toml.",
+  });
+}

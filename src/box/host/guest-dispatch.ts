@@ -1,0 +1,166 @@
+// Carries out a guest's calls with the services that its grant gave it (spec/guest 5).
+
+import type { Duplex } from "node:stream";
+import { addAbortSignal } from "node:stream";
+import { finished } from "node:stream/promises";
+import { Channel } from "../../base/channel.ts";
+import { BentoError, unreachable } from "../../base/errors.ts";
+import { GUEST_PAYLOAD_BYTES_MAX } from "../../wire/guest-frame.ts";
+import { Limits } from "../../wire/limits.ts";
+import type { OpenCall } from "./guest-call-state.ts";
+import type { GuestCall } from "./guest-calls.ts";
+import type { FunctionStorage, HostServices, InstanceNet } from "./services.ts";
+
+/** How a call talks back. */
+export interface CallAnswer {
+  /** The one answer. */
+  reply(result: unknown): void;
+  /** Ends the box's direction of the call's stream. */
+  dataEnd(): void;
+}
+
+/** Whether the guest may send bytes on the call's id. */
+export function takesData(call: GuestCall): boolean {
+  return call.method === "net.connect" || call.method === "storage.put";
+}
+
+/** Resolves when the call and its stream are over. Rejects with what went wrong, before or after the answer. */
+export async function carryOut(
+  call: GuestCall,
+  open: OpenCall,
+  services: HostServices,
+  answer: CallAnswer,
+): Promise<void> {
+  switch (call.method) {
+    case "net.connect":
+      return connect(call.params, open, granted(services.net, "net"), answer);
+    case "storage.put":
+      return put(call.params.key, open, granted(services.storage, "storage"), answer);
+    case "storage.get":
+      return get(call.params, open, granted(services.storage, "storage"), answer);
+    case "storage.delete":
+      answer.reply(await granted(services.storage, "storage").delete(call.params.key));
+      return;
+    case "storage.list":
+      answer.reply(await list(call.params, granted(services.storage, "storage")));
+      return;
+    case "box.facts":
+      answer.reply(await granted(services.box, "box")());
+      return;
+    default:
+      unreachable(call);
+  }
+}
+
+function granted<T>(service: T | undefined, name: string): T {
+  if (service !== undefined) return service;
+  throw new BentoError("not-granted", `Cannot use ${name}: it was not granted to this function`);
+}
+
+async function connect(
+  target: { host: string; port: number },
+  open: OpenCall,
+  net: InstanceNet,
+  answer: CallAnswer,
+): Promise<void> {
+  const { signal } = open;
+  const connection = await net.connect(target, { signal });
+  // Until something listens, an error of the connection would end the box.
+  connection.on("error", () => {});
+  try {
+    signal.throwIfAborted();
+    addAbortSignal(signal, connection);
+    answer.reply({});
+    await relay(connection, open, answer);
+  } catch (cause) {
+    signal.throwIfAborted();
+    throw new BentoError("net-closed", "Cannot go on: the connection broke", { cause });
+  } finally {
+    connection.destroy();
+  }
+}
+
+/** Both directions until both have ended; each is as fast as its receiver. */
+async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Promise<void> {
+  const done = finished(connection);
+  done.catch(() => {
+    /* awaited below; an earlier error comes through the reading side first */
+  });
+  open.connectSink({
+    data(bytes, taken) {
+      connection.write(bytes, () => taken());
+    },
+    end() {
+      connection.end();
+    },
+  });
+  for await (const chunk of connection.iterator({ destroyOnReturn: false })) {
+    await open.send(chunk as Uint8Array);
+  }
+  answer.dataEnd();
+  await done;
+}
+
+async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {
+  const pieces = new Channel<{ bytes: Uint8Array; taken: () => void }>(Number.POSITIVE_INFINITY);
+  const { signal } = open;
+  const onAbort = () => {
+    pieces.fail(signal.reason);
+  };
+  signal.addEventListener("abort", onAbort, { once: true });
+  open.connectSink({
+    // Bounded by the window of the stream.
+    data(bytes, taken) {
+      if (!pieces.isClosed) pieces.push({ bytes, taken });
+    },
+    end() {
+      pieces.close();
+    },
+  });
+  const value = async function* () {
+    for await (const { bytes, taken } of pieces) {
+      yield bytes;
+      taken();
+    }
+  };
+  try {
+    answer.reply(await storage.put(key, value(), { signal }));
+  } finally {
+    pieces.close();
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+async function get(
+  { key, offset }: { key: string; offset: number },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
+  const found = await storage.get(key, { signal: open.signal, offset });
+  if (!found) {
+    answer.reply(null);
+    return;
+  }
+  answer.reply({ bytes: found.bytes });
+  for await (const bytes of found.value) await open.send(bytes);
+  answer.dataEnd();
+}
+
+/** As many keys as fit into one frame. */
+async function list(
+  params: { prefix: string; after?: string | undefined; limit: number },
+  storage: FunctionStorage,
+): Promise<{ keys: { key: string; bytes: number }[]; more: boolean }> {
+  const { prefix, after, limit } = params;
+  const found = await storage.list({ prefix, limit, ...(after === undefined ? {} : { after }) });
+  const keys: { key: string; bytes: number }[] = [];
+  let size = Limits.storageKeyBytesMax;
+  for (const { key, bytes } of found) {
+    const entry = { key, bytes };
+    size += Buffer.byteLength(JSON.stringify(entry)) + 1;
+    if (size > GUEST_PAYLOAD_BYTES_MAX) return { keys, more: true };
+    keys.push(entry);
+  }
+  return { keys, more: found.length >= limit };
+}

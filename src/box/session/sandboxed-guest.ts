@@ -1,0 +1,188 @@
+// A guest in a real sandbox: takes a boxed process, speaks the guest channel with it, and says how it ended.
+// Everything from the process is hostile; this file only joins box/sandbox and box/host.
+
+import { orAborted } from "../../base/abort.ts";
+import type { Clock } from "../../base/clock.ts";
+import { BentoError, ProtocolError } from "../../base/errors.ts";
+import type { Log } from "../../base/log.ts";
+import { BoxError } from "../../wire/error-code.ts";
+import type { Grant } from "../../wire/grant.ts";
+import { GuestLink, type GuestEnd as LinkEnd } from "../host/guest-link.ts";
+import type { Sandbox, SandboxExit, SandboxHost, SandboxSpec } from "../sandbox/sandbox.ts";
+import { SANDBOX_LIMITS } from "../sandbox/sandbox-limits.ts";
+import { SandboxUnavailable } from "../sandbox/sandbox-unavailable.ts";
+import type { Guest, GuestEnd, GuestRequest, GuestStarter } from "./guest.ts";
+
+/** Files that one instance may have open. The runtimes hold about 15; connections are not files of the guest. */
+export const GUEST_OPEN_FILES = 256;
+/** How long the end of the process may lag behind the end of its channel: milliseconds. */
+const EXIT_GRACE_MS = 1_000;
+
+/** What a grant means to the sandbox. Processes are rounded up to what the runtimes need to exist. */
+export function sandboxSpec(grant: Grant): SandboxSpec {
+  const { memoryBytes, cpuPercent, pids, tmpBytes } = grant.limits;
+  return {
+    image: grant.image,
+    profile: grant.syscalls.length > 0 ? "standard" : "strict",
+    limits: {
+      memoryBytes,
+      cpuPercent,
+      pidsMax: Math.max(pids, SANDBOX_LIMITS.pidsMin),
+      tmpBytes: Math.max(tmpBytes, SANDBOX_LIMITS.tmpBytesMin),
+      openFilesMax: GUEST_OPEN_FILES,
+    },
+  };
+}
+
+export class SandboxedGuests implements GuestStarter {
+  readonly #host: SandboxHost;
+  readonly #clock: Clock;
+  readonly #log: Log;
+
+  constructor(options: { host: SandboxHost; clock: Clock; log: Log }) {
+    this.#host = options.host;
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  async start(request: GuestRequest): Promise<Guest> {
+    try {
+      return await this.#start(request);
+    } catch (error) {
+      throw this.#explained(error);
+    }
+  }
+
+  async #start(request: GuestRequest): Promise<Guest> {
+    const { start, services, onOutput, signal } = request;
+    await using undo = new AsyncDisposableStack();
+    const sandbox = undo.use(await this.#host.start(sandboxSpec(start.grant), { signal }));
+    const { stdin, stdout } = sandbox;
+    const link = undo.use(new GuestLink({ stdin, stdout, log: this.#log, clock: this.#clock }));
+    await this.#ready(link, sandbox, signal);
+    link.start(start, services, {
+      onOutput: ({ bytes, last }) => {
+        onOutput(bytes, last);
+      },
+    });
+    undo.move();
+    return new SandboxedGuest(sandbox, link, this.#clock);
+  }
+
+  async #ready(link: GuestLink, sandbox: Sandbox, signal: AbortSignal): Promise<void> {
+    const late = new AbortController();
+    const cancel = this.#clock.after(SANDBOX_LIMITS.readyMs, () => {
+      late.abort(new SandboxUnavailable("Cannot start instance: the runtime is not ready in time"));
+    });
+    try {
+      await orAborted(link.ready, AbortSignal.any([signal, late.signal]));
+    } catch (cause) {
+      signal.throwIfAborted();
+      throw new SandboxUnavailable(
+        `Cannot start instance: the runtime does not start (${sandbox.stderrTail().trim().slice(-500)})`,
+        { cause },
+      );
+    } finally {
+      cancel();
+    }
+  }
+
+  #explained(error: unknown): unknown {
+    if (error instanceof SandboxUnavailable) {
+      this.#log.error("cannot start an instance", { reason: error.message });
+      return new BoxError("functions-unavailable", "Cannot start instance: the sandbox failed", {
+        cause: error,
+      });
+    }
+    if (!(error instanceof BentoError)) return error;
+    switch (error.code) {
+      case "full":
+        return new BoxError("box-full", error.message, { cause: error });
+      case "closing":
+        return new BoxError("shutting-down", "Cannot start instance: the box is stopping", { cause: error });
+      case "sandbox-spec":
+        return new BoxError("policy-refused", error.message, { cause: error });
+      case "too-large":
+        return new BoxError("too-large", error.message, { cause: error });
+      default:
+        return error;
+    }
+  }
+}
+
+class SandboxedGuest implements Guest {
+  readonly ended: Promise<GuestEnd>;
+  readonly #sandbox: Sandbox;
+  readonly #link: GuestLink;
+
+  constructor(sandbox: Sandbox, link: GuestLink, clock: Clock) {
+    this.#sandbox = sandbox;
+    this.#link = link;
+    this.ended = endOf(sandbox, link, clock);
+  }
+
+  async sendInput(bytes: Uint8Array, last: boolean): Promise<void> {
+    try {
+      await this.#link.sendInput(bytes, { last });
+    } catch (error) {
+      // Input for a guest that has ended goes nowhere: its session learns of the end by itself.
+      if (!(error instanceof BentoError) || error.code !== "guest-gone") throw error;
+    }
+  }
+
+  async endInput(): Promise<void> {
+    this.#link.endInput();
+  }
+
+  credit(bytes: number): void {
+    this.#link.credit(bytes);
+  }
+
+  setAttached(attached: boolean): void {
+    this.#link.setAttached(attached);
+  }
+
+  stop(): void {
+    this.#link.stop();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([this.#sandbox[Symbol.asyncDispose](), this.#link[Symbol.asyncDispose]()]);
+  }
+}
+
+async function endOf(sandbox: Sandbox, link: GuestLink, clock: Clock): Promise<GuestEnd> {
+  const end: LinkEnd = await link.ended;
+  switch (end.kind) {
+    case "returned":
+      return { kind: "done" };
+    case "failed":
+      return { kind: "failed", failure: end.failure };
+    case "lost": {
+      if (end.error instanceof ProtocolError) {
+        return { kind: "died", reason: "crashed", detail: "the runtime broke the guest protocol" };
+      }
+      const cancel = clock.after(EXIT_GRACE_MS, () => {
+        void sandbox.kill("its channel is closed");
+      });
+      const exit = await sandbox.exited;
+      cancel();
+      return exit.kind === "out-of-memory"
+        ? { kind: "died", reason: "out-of-memory" }
+        : { kind: "died", reason: "crashed", detail: exitText(exit) };
+    }
+  }
+}
+
+function exitText(exit: SandboxExit): string {
+  switch (exit.kind) {
+    case "exited":
+      return `the runtime exited with code ${exit.code}`;
+    case "signalled":
+      return `the runtime was ended by signal ${exit.signal}`;
+    case "out-of-memory":
+      return "out of memory";
+    case "killed":
+      return `the runtime was killed: ${exit.reason}`;
+  }
+}

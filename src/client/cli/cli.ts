@@ -1,0 +1,138 @@
+// What every command gets: streams, the user's context, a signal for Ctrl-C, and how boxes are reached. The way
+// through Tor is the default everywhere; direct TCP has to be asked for by name.
+
+import { BentoError } from "../../base/errors.ts";
+import type { SocksAddress } from "../../tor/socks.ts";
+import { grant } from "../../wire/grant.ts";
+import { type Manifest, parseManifest } from "../../wire/manifest.ts";
+import { type BoxAddress, formatAddress, isOnion, tryParseAddress } from "../address.ts";
+import { BoxClient } from "../client.ts";
+import type { BoxEntry, Context } from "../context.ts";
+import { type Dial, directDial } from "../dial.ts";
+import type { LoadedPackage } from "../package-loader.ts";
+import { torDial, tryParseSocks } from "../tor-dial.ts";
+import type { Io } from "./io.ts";
+
+export interface Cli {
+  readonly io: Io;
+  readonly context: Context;
+  readonly env: NodeJS.ProcessEnv;
+  /** Aborted by the first Ctrl-C; the second ends the process. */
+  readonly signal: AbortSignal;
+}
+
+/** Options that every command which talks to a box has. */
+export interface ReachOptions {
+  /** host:port, ….onion[:port] or a name from the context. */
+  readonly box?: string | undefined;
+  /** TCP without Tor. */
+  readonly direct?: boolean | undefined;
+  /** host:port of Tor's SOCKS port. */
+  readonly socks?: string | undefined;
+}
+
+/** A box, and the way to it. */
+export interface Reach {
+  /** As the user names it: goes into messages and saved entries. */
+  readonly box: string;
+  readonly address: BoxAddress;
+  readonly dial: Dial;
+  readonly direct: boolean;
+  readonly socks: string | undefined;
+}
+
+/** Tor's usual SOCKS port, where nothing else is said. */
+const DEFAULT_SOCKS = "127.0.0.1:9050";
+
+/** The error of wrong arguments. */
+export function usage(message: string, advice?: string): BentoError {
+  return new BentoError("usage", message, advice === undefined ? {} : { advice });
+}
+
+/** The way to one named box. Throws "usage" when there is no such box. */
+export async function reachBox(cli: Cli, name: string, options: ReachOptions): Promise<Reach> {
+  const data = await cli.context.read();
+  const entry: BoxEntry | undefined = Object.hasOwn(data.boxes, name) ? data.boxes[name] : undefined;
+  const address = tryParseAddress(
+    entry ? ((options.direct ? entry.direct : undefined) ?? entry.address) : name,
+  );
+  if (!address) {
+    const names = Object.keys(data.boxes);
+    throw usage(
+      `Cannot use box "${name}": wanted host:port, ….onion or a name from \`bento net status\``,
+      names.length > 0
+        ? `Known names: ${names.join(", ")}.`
+        : "No network is known: start one with `bento net up`.",
+    );
+  }
+  if (options.direct) {
+    if (isOnion(address))
+      throw usage(`Cannot reach ${name} directly: an onion address needs Tor`, "Leave out --direct.");
+    return { box: name, address, dial: directDial, direct: true, socks: undefined };
+  }
+  const socks =
+    options.socks ?? entry?.socks ?? data.network?.socks ?? cli.env["BENTO_SOCKS"] ?? DEFAULT_SOCKS;
+  return { box: name, address, dial: torDial(socksAddress(socks)), direct: false, socks };
+}
+
+/**
+ * The box a command talks to: the one named, else the first box of the running network whose policy grants what the
+ * manifest asks for. Without a manifest the first box.
+ */
+export async function chooseBox(cli: Cli, options: ReachOptions, manifest?: Manifest): Promise<Reach> {
+  if (options.box !== undefined) return reachBox(cli, options.box, options);
+  const names = Object.keys((await cli.context.read()).boxes);
+  const [only] = names;
+  if (only === undefined) {
+    throw usage(
+      "Cannot choose a box: none is named and no network is running",
+      "Name one with --box, or `bento net up`.",
+    );
+  }
+  if (names.length === 1 || !manifest) return reachBox(cli, only, options);
+  return firstSuitable(cli, names, options, manifest);
+}
+
+async function firstSuitable(
+  cli: Cli,
+  names: readonly string[],
+  options: ReachOptions,
+  manifest: Manifest,
+): Promise<Reach> {
+  const reasons: string[] = [];
+  for (const name of names) {
+    const reach = await reachBox(cli, name, options);
+    using client = new BoxClient({ address: reach.address, dial: reach.dial });
+    try {
+      const result = grant(manifest, await client.policy({ signal: cli.signal }));
+      if (result.kind === "granted") return reach;
+      reasons.push(`${name}: ${result.refusals.map((refusal) => refusal.rule).join(", ")}`);
+    } catch (error) {
+      cli.signal.throwIfAborted();
+      reasons.push(`${name}: ${error instanceof Error ? error.message : "not reached"}`);
+    }
+  }
+  throw new BentoError(
+    "policy-refused",
+    `Cannot choose a box: none grants what is asked for (${reasons.join("; ")})`,
+    {
+      advice: "`bento check FN` shows each rule.",
+    },
+  );
+}
+
+export function manifestOf(loaded: LoadedPackage): Manifest {
+  return parseManifest(loaded.package.manifest);
+}
+
+export function boxLabel(reach: Reach): string {
+  const address = formatAddress(reach.address);
+  return reach.box === address ? address : reach.box;
+}
+
+/** The SOCKS port that the user named. */
+export function socksAddress(text: string): SocksAddress {
+  const address = tryParseSocks(text);
+  if (address) return address;
+  throw usage(`Cannot use SOCKS address "${text}": wanted host:port or unix:/path`);
+}

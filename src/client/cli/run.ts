@@ -1,0 +1,93 @@
+// `bento run FN [ARG...]`: install, start and attach in one round trip; output to stdout. What it installed is
+// removed again when the function has ended, unless --keep saves it under a name.
+
+import { parseInvocationToken } from "../../wire/token.ts";
+import { BoxClient, newIsolation, type Runnable, type Session, type StoredFunction } from "../client.ts";
+import { loadPackage } from "../package-loader.ts";
+import { rememberInstance, SessionEvents, streamSession } from "./attached.ts";
+import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions } from "./cli.ts";
+import { findFunction } from "./credentials.ts";
+import { EXIT, type ExitCode } from "./exit-code.ts";
+import { type InvocationOptions, invocationOf } from "./invocation.ts";
+import { saveFunction, showPackage } from "./store.ts";
+
+export interface RunOptions extends ReachOptions, InvocationOptions {
+  readonly output?: string | undefined;
+  readonly input?: string | undefined;
+  readonly lines?: boolean | undefined;
+  readonly leaveOpen?: boolean | undefined;
+  readonly manifest?: string | undefined;
+  /** A name, or true for the function's own. */
+  readonly keep?: string | boolean | undefined;
+  readonly dryRun?: boolean | undefined;
+}
+
+export async function run(
+  cli: Cli,
+  fn: string,
+  args: readonly string[],
+  options: RunOptions,
+): Promise<ExitCode> {
+  const invocation = invocationOf(args, options);
+  if (options.dryRun) {
+    showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
+    return EXIT.ok;
+  }
+  const target = await findTarget(cli, fn, options);
+  const { reach } = target;
+  const client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: target.isolation });
+  using _client = client;
+  const events = new SessionEvents(cli, `Connecting to ${boxLabel(reach)}`);
+  let session: Session;
+  try {
+    session = await client.run(target.what, invocation, { signal: cli.signal, onEvent: events.handle });
+  } catch (error) {
+    events.quiet();
+    throw error;
+  }
+  const stored = session.stored as StoredFunction | undefined;
+  if (stored && options.keep) {
+    const name = typeof options.keep === "string" ? options.keep : target.name;
+    await saveFunction(cli, name, stored, reach, target.isolation);
+  }
+  const entry = {
+    reach,
+    isolation: target.isolation,
+    function: target.name,
+    ...(stored && !options.keep ? { shutdownToken: stored.shutdownToken } : {}),
+  };
+  const name = await rememberInstance(cli, session.instance, target.name, entry);
+  const endInput = !options.leaveOpen;
+  return await streamSession(cli, client, session, events, { ...options, endInput }, { ...entry, name });
+}
+
+interface Target {
+  readonly what: Runnable;
+  readonly name: string;
+  readonly reach: Reach;
+  readonly isolation: string;
+}
+
+/** A saved name or token runs what is installed; anything else is a function to send. */
+async function findTarget(cli: Cli, fn: string, options: RunOptions): Promise<Target> {
+  const saved = (await cli.context.read()).functions;
+  if (Object.hasOwn(saved, fn) || isToken(fn)) {
+    const found = await findFunction(cli, fn, options);
+    const { value, reach, isolation } = found;
+    return { what: { token: value }, name: found.name ?? "function", reach, isolation };
+  }
+  const loaded = await loadPackage(fn, { manifest: options.manifest });
+  const reach = await chooseBox(cli, options, manifestOf(loaded));
+  // A fresh context each time: two runs cannot be linked by their circuit.
+  return { what: { package: loaded.package }, name: loaded.name, reach, isolation: newIsolation() };
+}
+
+function isToken(text: string): boolean {
+  if (text === "-" || text.startsWith("@")) return true;
+  try {
+    parseInvocationToken(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,187 @@
+// What this user's command line remembers between calls: the running network's boxes, saved functions with their
+// tokens, instances with the offset read so far. One JSON file, readable by the user alone, because tokens are
+// capabilities. Written whole under a lock and renamed into place, so that two commands never tear it.
+
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { homedir } from "node:os";
+import path from "node:path";
+import { z } from "zod";
+import { type Clock, systemClock } from "../base/clock.ts";
+import { BentoError, systemCode } from "../base/errors.ts";
+
+const name = z.string().min(1).max(80);
+
+const boxEntry = z.object({
+  /** Where clients reach it through Tor. */
+  address: z.string().max(300),
+  /** SOCKS port of the tor that reaches it; absent: the network's, or the default. */
+  socks: z.string().max(300).optional(),
+  /** Where it listens on this machine, for `--direct`. */
+  direct: z.string().max(300).optional(),
+  /** Its port on its relay's own address. */
+  exit: z.string().max(300).optional(),
+  /** Fingerprint of the companion relay. */
+  fingerprint: z.string().max(40).optional(),
+});
+export type BoxEntry = z.infer<typeof boxEntry>;
+
+/** How a saved thing is reached: the box as it was named then, and the isolation of its circuits. */
+const reach = {
+  box: z.string().max(300),
+  socks: z.string().max(300).optional(),
+  direct: z.boolean().optional(),
+  isolation: z.string().max(200),
+};
+
+const functionEntry = z.object({
+  ...reach,
+  invocationToken: z.string(),
+  shutdownToken: z.string().optional(),
+  sourceHash: z.string().optional(),
+  expiresAt: z.number(),
+});
+export type FunctionEntry = z.infer<typeof functionEntry>;
+
+const instanceEntry = z.object({
+  ...reach,
+  instance: z.string(),
+  function: z.string().optional(),
+  /** Output bytes read so far. */
+  offset: z.number(),
+  startedAt: z.number(),
+  /** Set when `run` installed the function for this one call: it is ended with the instance. */
+  shutdownToken: z.string().optional(),
+});
+export type InstanceEntry = z.infer<typeof instanceEntry>;
+
+const contextSchema = z.object({
+  version: z.literal(1),
+  network: z.object({ dir: z.string(), socks: z.string() }).optional(),
+  boxes: z.record(name, boxEntry).default({}),
+  functions: z.record(name, functionEntry).default({}),
+  instances: z.record(name, instanceEntry).default({}),
+});
+export type ContextData = z.infer<typeof contextSchema>;
+
+/** Instances remembered; the oldest are forgotten first. They cost the box nothing once ended. */
+export const INSTANCES_MAX = 200;
+/** A lock held longer than this belongs to a process that died without its pid being reused or that hangs. */
+const LOCK_WAIT_MS = 5000;
+const LOCK_STEP_MS = 20;
+
+/** `$XDG_STATE_HOME/bento`, or `~/.local/state/bento`. */
+export function stateDir(env: NodeJS.ProcessEnv): string {
+  const base = env["XDG_STATE_HOME"];
+  return path.join(
+    base && path.isAbsolute(base) ? base : path.join(env["HOME"] ?? homedir(), ".local/state"),
+    "bento",
+  );
+}
+
+export class Context {
+  readonly dir: string;
+  readonly #clock: Clock;
+
+  constructor(dir: string, clock: Clock = systemClock) {
+    this.dir = dir;
+    this.#clock = clock;
+  }
+
+  get #file(): string {
+    return path.join(this.dir, "context.json");
+  }
+
+  /** What is known now. A missing file is an empty context. */
+  async read(): Promise<ContextData> {
+    let text: string;
+    try {
+      text = await readFile(this.#file, "utf8");
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return contextSchema.parse({ version: 1 });
+      throw new BentoError("bad-config", `Cannot read ${this.#file}: ${systemCode(error) ?? "failed"}`, {
+        cause: error,
+      });
+    }
+    try {
+      return contextSchema.parse(JSON.parse(text));
+    } catch (cause) {
+      throw new BentoError("bad-config", `Cannot read ${this.#file}: not a context file of this version`, {
+        cause,
+        advice: "It holds saved tokens: move it away rather than deleting it.",
+      });
+    }
+  }
+
+  /** Changes the context under its lock. Entries that have expired are dropped on the way. */
+  async update<T>(change: (data: ContextData) => T): Promise<T> {
+    await mkdir(this.dir, { recursive: true, mode: 0o700 });
+    await using _lock = await this.#lock();
+    const data = await this.read();
+    const result = change(data);
+    this.#prune(data);
+    const temporary = `${this.#file}.${process.pid}.tmp`;
+    const file = await open(temporary, "w", 0o600);
+    try {
+      await file.writeFile(`${JSON.stringify(data, null, 1)}\n`);
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, this.#file);
+    return result;
+  }
+
+  #prune(data: ContextData): void {
+    const now = this.#clock.now();
+    for (const [key, entry] of Object.entries(data.functions)) {
+      if (entry.expiresAt < now) delete data.functions[key];
+    }
+    const byAge = Object.entries(data.instances).sort(([, a], [, b]) => a.startedAt - b.startedAt);
+    for (const [key] of byAge.slice(0, Math.max(0, byAge.length - INSTANCES_MAX))) delete data.instances[key];
+  }
+
+  async #lock(): Promise<AsyncDisposable> {
+    const lock = path.join(this.dir, "context.lock");
+    for (let waitedMs = 0; ; waitedMs += LOCK_STEP_MS) {
+      try {
+        const file = await open(lock, "wx", 0o600);
+        await file.writeFile(String(process.pid));
+        await file.close();
+        return { [Symbol.asyncDispose]: () => rm(lock, { force: true }) };
+      } catch (error) {
+        if (systemCode(error) !== "EEXIST") {
+          throw new BentoError("bad-config", `Cannot write ${this.dir}: ${systemCode(error) ?? "failed"}`, {
+            cause: error,
+          });
+        }
+      }
+      if (waitedMs >= LOCK_WAIT_MS) {
+        throw new BentoError("bad-config", `Cannot lock ${this.dir}: another command holds it`, {
+          advice: `If none is running, delete ${lock}.`,
+        });
+      }
+      if (await isAbandoned(lock)) await rm(lock, { force: true });
+      else await this.#clock.sleep(LOCK_STEP_MS);
+    }
+  }
+}
+
+/** `base`, or `base-2`, `base-3`, ...: the first that is not taken. */
+export function freeName(base: string, taken: Readonly<Record<string, unknown>>): string {
+  if (!Object.hasOwn(taken, base)) return base;
+  for (let number = 2; ; number++) {
+    const candidate = `${base}-${number}`;
+    if (!Object.hasOwn(taken, candidate)) return candidate;
+  }
+}
+
+async function isAbandoned(lock: string): Promise<boolean> {
+  try {
+    const pid = Number(await readFile(lock, "utf8"));
+    if (!Number.isInteger(pid) || pid < 1) return false;
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return systemCode(error) === "ESRCH";
+  }
+}

@@ -1,0 +1,124 @@
+// Builds what is bound into every sandbox: the Deno runner as one plain file, its import map, the Python runner
+// compiled. The result lies in a directory named after what it was made from: made once, never changed under a
+// sandbox.
+
+import { execFile } from "node:child_process";
+import { createHash, randomUUID } from "node:crypto";
+import { access, chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { build, version as esbuildVersion } from "esbuild";
+import { Bug } from "../base/errors.ts";
+import type { ImageName } from "../wire/policy.ts";
+import { DENO_IMPORTS_FILE, type GuestRunner, guestRunners } from "./images.ts";
+
+const run = promisify(execFile);
+
+export interface GuestFiles {
+  /** Absolute; readable by everybody, nothing in it is secret. Bound at GUEST_DIR inside a sandbox. */
+  readonly dir: string;
+  /** Without `python` where there is no interpreter. */
+  readonly runners: Readonly<Partial<Record<ImageName, GuestRunner>>>;
+}
+
+/** The interpreter of the python image. */
+export const PYTHON_PATH = "/usr/bin/python3";
+
+/** What `bento/function` is at run time: the API is types, apart from one identity function. */
+const FUNCTION_MODULE = "data:text/javascript,export const defineFunction = (definition) => definition;";
+
+/** What the runner uses of the globals, bound before a function can replace it. */
+const GLOBALS =
+  "AbortController, Array, Blob, DataView, Deno, DOMException, Error, JSON, Map, Math, Number, Object, Promise, " +
+  "ReadableStream, Reflect, RegExp, Request, Response, String, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
+
+/** Bytecode as Python itself writes it, with the name that errors of ours would show and without docstrings. */
+const COMPILE = `import sys, py_compile
+py_compile.compile(sys.argv[1], cfile=sys.argv[2], dfile="runner.py", doraise=True, optimize=2,
+    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)`;
+
+/**
+ * Builds the runners into a directory below `outDir`, or finds them there. Safe to run in several processes at
+ * once.
+ */
+export async function buildGuests(outDir: string): Promise<GuestFiles> {
+  const python = await stat(PYTHON_PATH).catch(() => undefined);
+  const digest = createHash("sha256").update(`${esbuildVersion} ${python?.size} ${python?.mtimeMs}\n`);
+  for (const room of ["base", "wire", "guest"]) await digestSources(digest, sourcePath(`../${room}`));
+  const dir = join(outDir, `guest-${digest.digest("hex").slice(0, 16)}`);
+  const { deno, python: pythonRunner } = guestRunners();
+  const runners = python ? { deno, python: pythonRunner } : { deno };
+  if (!(await exists(dir))) {
+    await appearAtOnce(outDir, dir, async (draft) => {
+      await writeFile(join(draft, deno.file), await bundleDenoRunner());
+      const imports = { imports: { "bento/function": FUNCTION_MODULE } };
+      await writeFile(join(draft, DENO_IMPORTS_FILE), JSON.stringify(imports));
+      const source = sourcePath("./python/runner.py");
+      if (python) {
+        await run(PYTHON_PATH, ["-I", "-S", "-B", "-c", COMPILE, source, join(draft, pythonRunner.file)]);
+      }
+    });
+  }
+  return { dir, runners };
+}
+
+async function digestSources(digest: ReturnType<typeof createHash>, directory: string): Promise<void> {
+  const names = await readdir(directory, { recursive: true });
+  for (const name of names.sort()) {
+    if (!/\.(ts|js|py)$/.test(name) || name.includes(".test.")) continue;
+    const text = await readFile(join(directory, name));
+    digest.update(`${name} ${text.length}\n`).update(text);
+  }
+}
+
+async function bundleDenoRunner(): Promise<string> {
+  const result = await build({
+    entryPoints: [sourcePath("./deno/runner.ts")],
+    bundle: true,
+    write: false,
+    format: "esm",
+    platform: "neutral",
+    target: "esnext",
+    // Smaller to read and compile at every start; names stay, errors are for people.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: "none",
+    banner: { js: `const { ${GLOBALS} } = globalThis;` },
+    logLevel: "silent",
+  });
+  const text = result.outputFiles[0]?.text;
+  if (text === undefined) throw new Bug("esbuild wrote nothing");
+  return text;
+}
+
+/** A directory that is there whole or not at all, whatever umask and whoever else makes it. */
+async function appearAtOnce(
+  outDir: string,
+  dir: string,
+  fill: (draft: string) => Promise<void>,
+): Promise<void> {
+  const draft = join(outDir, `.guest-${randomUUID()}`);
+  await mkdir(draft, { recursive: true });
+  try {
+    await fill(draft);
+    for (const name of await readdir(draft)) await chmod(join(draft, name), 0o444);
+    await chmod(draft, 0o755);
+    await rename(draft, dir);
+  } catch (error) {
+    await rm(draft, { recursive: true, force: true });
+    // Another process was faster: its files are the same.
+    if (!(await exists(dir))) throw error;
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function sourcePath(relative: string): string {
+  return fileURLToPath(new URL(relative, import.meta.url));
+}

@@ -1,0 +1,111 @@
+// The function's env (function.ts), built from the grant alone: what was not granted has no property.
+
+import type { Grant } from "../../wire/grant.ts";
+import { GUEST_FRAME } from "../../wire/guest-frame.ts";
+import { Limits } from "../../wire/limits.ts";
+import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
+import type { HostChannel } from "./channel.ts";
+import { bridgeSockets } from "./socks.ts";
+
+const encoder = new TextEncoder();
+
+/** @param bridge whether fetch and WebSocket get a way out: needs sockets on the sandbox's loopback. */
+export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: FunctionLog): Env {
+  const net = grant.net ? netOf(channel) : undefined;
+  return Object.freeze({
+    log,
+    ...(net ? { net } : {}),
+    ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
+    ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
+  });
+}
+
+function netOf(channel: HostChannel): Net {
+  return Object.freeze({
+    async connect({ host, port }: { host: string; port: number }): Promise<Connection> {
+      const { answer, stream } = channel.open("net.connect", { host, port }, "both");
+      await answer;
+      return Object.freeze({
+        readable: stream.readable,
+        writable: stream.writable,
+        closed: stream.closed,
+        async close() {
+          stream.close();
+        },
+      });
+    },
+  });
+}
+
+function storageOf(channel: HostChannel): Storage {
+  return Object.freeze({
+    async put(key: string, value: string | Uint8Array | AsyncIterable<Uint8Array>) {
+      const { answer, stream } = channel.open("storage.put", { key }, "out");
+      // Refusals arrive while the value is still on its way: the box's reason counts, not the broken stream.
+      const sent = (async () => {
+        if (typeof value === "string") await stream.write(encoder.encode(value));
+        else if (value instanceof Uint8Array) await stream.write(value);
+        else for await (const part of value) await stream.write(part);
+        stream.end();
+      })();
+      sent.catch(() => stream.close());
+      const stored = answer as Promise<{ bytes: number }>;
+      await Promise.race([stored, sent]);
+      return await stored;
+    },
+    async get(key: string, options: { offset?: number } = {}): Promise<StoredValue | undefined> {
+      const { answer, stream } = channel.open("storage.get", { key, offset: options.offset ?? 0 }, "in");
+      const found = (await answer) as { bytes: number } | null;
+      if (!found) {
+        stream.close();
+        return undefined;
+      }
+      const bytes = () => new Response(stream.readable).bytes();
+      return Object.freeze({
+        size: found.bytes,
+        readable: stream.readable,
+        bytes,
+        text: () => new Response(stream.readable).text(),
+      });
+    },
+    async delete(key: string) {
+      return (await channel.call("storage.delete", { key })) === true;
+    },
+    async *list(options: { prefix?: string } = {}) {
+      const prefix = options.prefix ?? "";
+      let after: string | undefined;
+      for (;;) {
+        const params = { prefix, limit: Limits.storageListMax, ...(after === undefined ? {} : { after }) };
+        const page = (await channel.call("storage.list", params)) as {
+          keys: { key: string; bytes: number }[];
+          more: boolean;
+        };
+        yield* page.keys;
+        after = page.keys.at(-1)?.key;
+        if (!page.more || after === undefined) return;
+      }
+    },
+  });
+}
+
+function boxOf(channel: HostChannel): Box {
+  return Object.freeze({
+    facts: async () => (await channel.call("box.facts", {})) as { [name: string]: Json },
+  });
+}
+
+/** Lines leave at once; when the box does not keep up they are dropped, never queued without bound. */
+export function logOf(channel: HostChannel): FunctionLog {
+  const line = (level: string) => (text: unknown) => {
+    if (channel.queuedBytes > Limits.streamWindowBytes) return;
+    const cut = String(text).slice(0, Limits.logTextBytesMax);
+    channel.sendJson(GUEST_FRAME.log, 0, { level, text: cut });
+  };
+  return Object.freeze({
+    debug: line("debug"),
+    info: line("info"),
+    warn: line("warn"),
+    error: line("error"),
+  });
+}

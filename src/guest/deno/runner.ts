@@ -1,0 +1,97 @@
+// Runs one function in one Deno process inside the sandbox: announces itself, gets its source and grant over the
+// channel, invokes it, reports how it ended (spec/guest 3). Bundled into one file by ../build.ts.
+
+import { GUEST_FRAME, type GuestFrame, type GuestStart } from "../../wire/guest-frame.ts";
+import { bridgesSockets } from "../images.ts";
+import { HostChannel, jsonOf } from "./channel.ts";
+import { replaceConsole } from "./console.ts";
+import { envOf, logOf } from "./env.ts";
+import { failureOf } from "./failure.ts";
+import { SessionState } from "./session.ts";
+
+// Taken before a function runs, which may replace what stands on the globals.
+const { exit, stdin, stdout } = Deno;
+const channel = new HostChannel(
+  (into) => stdin.read(into),
+  (bytes) => stdout.write(bytes),
+);
+const state = new SessionState(channel);
+const log = logOf(channel);
+let moduleUrl: string | undefined;
+let ending = false;
+
+replaceConsole(log);
+globalThis.addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  void fail(event.reason);
+});
+globalThis.addEventListener("error", (event) => {
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  void fail(event.error);
+});
+// The first import of a process loads the compiler: an instance that waits ahead of need has paid for that.
+await importSource(
+  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke(): Promise<void> {} });',
+);
+channel.send(GUEST_FRAME.ready, 0);
+channel.run(onFrame).then(
+  () => exit(0),
+  (error: unknown) => fail(error),
+);
+
+function onFrame(frame: GuestFrame): void {
+  if (frame.type !== GUEST_FRAME.start) {
+    const session = frame.type === GUEST_FRAME.session ? (jsonOf(frame) as { attached: boolean }) : undefined;
+    state.onFrame(frame, session?.attached);
+    return;
+  }
+  void start(jsonOf(frame) as GuestStart);
+}
+
+async function start({ source, invocation, grant }: GuestStart): Promise<void> {
+  try {
+    if (!("args" in invocation))
+      throw new TypeError("Cannot start: call expressions are for the python image");
+    const env = envOf(channel, grant, bridgesSockets(grant), log);
+    const module = await importSource(source);
+    const definition = module.default as { invoke?: unknown } | undefined;
+    if (typeof definition?.invoke !== "function") {
+      throw new TypeError("Cannot start: the function has no `export default defineFunction({ invoke })`");
+    }
+    await definition.invoke(state.session, env, ...invocation.args);
+    await state.sent();
+    await finish(GUEST_FRAME.done);
+  } catch (error) {
+    await fail(error);
+  }
+}
+
+function importSource(source: string): Promise<{ default?: unknown }> {
+  moduleUrl = URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
+  return import(moduleUrl);
+}
+
+async function fail(error: unknown): Promise<void> {
+  let failure = { name: "Error", message: "", traceback: "" };
+  try {
+    failure = failureOf(error, moduleUrl ?? "function.ts");
+  } finally {
+    await finish(GUEST_FRAME.failed, failure);
+  }
+}
+
+/** The first end counts. What was queued before it leaves before it. */
+async function finish(type: number, failure?: unknown): Promise<void> {
+  if (ending) return;
+  ending = true;
+  try {
+    if (failure === undefined) channel.send(type, 0);
+    else channel.sendJson(type, 0, failure);
+    await channel.flush();
+  } finally {
+    // Also when the function broke what this needs: the box sees a guest that ended without a result.
+    exit(0);
+  }
+}

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { policySchema } from "./policy.ts";
+
+const LIMITS = {
+  memoryBytes: 1,
+  cpuPercent: 1,
+  pids: 1,
+  tmpBytes: 1,
+  instances: 1,
+  lifetimeMs: 1,
+  runtimeMs: 1,
+  backlogBytes: 1,
+};
+const POLICY = {
+  version: 1,
+  store: true,
+  images: ["deno"],
+  isolation: "process",
+  syscalls: [],
+  net: { exit: ["accept *:*"], connections: 1, bytes: 1 },
+  storage: null,
+  box: [],
+  packageBytes: 1,
+  function: LIMITS,
+  total: { functions: 1, instances: 1, memoryBytes: 1, cpuPercent: 1, storageBytes: 1 },
+};
+
+function accepts(change: object): boolean {
+  return policySchema.safeParse({ ...POLICY, ...change }).success;
+}
+
+test("policySchema: takes a whole policy as it is", () => {
+  assert.deepEqual(policySchema.parse(POLICY), POLICY);
+});
+
+test("policySchema: refuses what a box must not send", () => {
+  for (const change of [
+    { version: 2 },
+    { isolation: "none" },
+    { images: ["java"] },
+    { images: ["deno", "python", "deno"] },
+    { net: undefined },
+    { function: { ...LIMITS, pids: -1 } },
+    { function: { ...LIMITS, pids: 0.5 } },
+    { function: { ...LIMITS, memoryBytes: 2 ** 53 } },
+    { more: 1 },
+  ]) {
+    assert.ok(!accepts(change), JSON.stringify(change));
+  }
+});
+
+test("policySchema: takes 2000 exit rules of 200 characters and not one more", () => {
+  const net = (rules: number, length: number) => ({
+    net: { exit: Array.from({ length: rules }, () => "x".repeat(length)), connections: 1, bytes: 1 },
+  });
+  assert.ok(accepts(net(2000, 200)));
+  assert.ok(!accepts(net(2001, 1)));
+  assert.ok(!accepts(net(1, 201)));
+});

@@ -1,0 +1,411 @@
+// The command line as users call it, against a small real box on loopback: every command, its wrong uses, its exit
+// codes. Each test has a state folder of its own.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { TestBox, type TestScript } from "../../src/client/test-box.ts";
+import type { Outcome } from "../../src/wire/api.ts";
+
+const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
+/** A command that hangs is a failure. */
+const COMMAND_MS = 30_000;
+
+interface Result {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+class User {
+  readonly dir: string;
+
+  constructor(dir: string) {
+    this.dir = dir;
+  }
+
+  start(args: readonly string[]) {
+    const env = { PATH: process.env["PATH"], HOME: this.dir, XDG_STATE_HOME: path.join(this.dir, "state") };
+    return spawn(BENTO, args, { cwd: this.dir, env, timeout: COMMAND_MS });
+  }
+
+  async bento(args: readonly string[], input = ""): Promise<Result> {
+    const child = this.start(args);
+    child.stdin.on("error", () => undefined);
+    child.stdin.end(input);
+    return finished(child);
+  }
+}
+
+async function finished(child: ReturnType<User["start"]>): Promise<Result> {
+  const parts = { out: "", err: "" };
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
+  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  assert.doesNotMatch(parts.err, /\n\s+at /, "no stack trace reaches a user");
+  return { code, ...parts };
+}
+
+async function newUser(t: TestContext): Promise<User> {
+  const dir = await mkdtemp(path.join(tmpdir(), "bento-cli-"));
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  return new User(dir);
+}
+
+const greet: TestScript = async (call) => {
+  call.output(Buffer.from("hello world"));
+  return { kind: "returned" };
+};
+
+const echo: TestScript = async (call) => {
+  for await (const message of call.input) call.output(message);
+  return { kind: "returned" };
+};
+
+const ending =
+  (outcome: Outcome): TestScript =>
+  async () =>
+    outcome;
+
+test("bento --version: prints the version alone", async (t) => {
+  const user = await newUser(t);
+  const { code, out } = await user.bento(["--version"]);
+  assert.equal(code, 0);
+  assert.match(out, /^\d+\.\d+\.\d+\n$/);
+});
+
+const WRONG: readonly [string, readonly string[], number, RegExp][] = [
+  ["an unknown command", ["rnu"], 2, /Did you mean run\?/],
+  ["an unknown option", ["run", "hello", "--bxo", "x"], 2, /--box/],
+  ["no function", ["run"], 2, /missing required argument 'fn'/],
+  ["an unknown function", ["run", "helo"], 2, /Did you mean hello\?/],
+  ["no box and no network", ["run", "hello"], 2, /bento net up/],
+  ["a malformed address", ["run", "hello", "--box", "nowhere"], 2, /host:port/],
+  ["a malformed SOCKS address", ["policy", "--box", "127.0.0.1:1", "--socks", "x"], 2, /SOCKS/],
+  ["an onion address with --direct", ["policy", `${"a".repeat(56)}.onion`, "--direct"], 2, /needs Tor/],
+  [
+    "--direct with --socks",
+    ["policy", "127.0.0.1:1", "--direct", "--socks", "127.0.0.1:9"],
+    2,
+    /cannot be used with/,
+  ],
+  ["arguments and a call", ["run", "hello", "a", "--call", "f()", "--box", "127.0.0.1:1"], 2, /not several/],
+  [
+    "arguments that are not JSON",
+    ["run", "hello", "--args-json", "{", "--box", "127.0.0.1:1"],
+    2,
+    /not JSON/,
+  ],
+  [
+    "arguments that are no array",
+    ["run", "hello", "--args-json", "{}", "--box", "127.0.0.1:1"],
+    2,
+    /not an array/,
+  ],
+  ["no tor", ["policy", "127.0.0.1:1", "--socks", "127.0.0.1:1"], 5, /SOCKS port/],
+  ["no box there", ["policy", "127.0.0.1:1", "--direct"], 6, /connection refused/],
+  ["an unknown saved function", ["exec", "nothing"], 2, /no saved name/],
+  ["an unknown saved instance", ["open", "nothing"], 2, /no saved name/],
+  [
+    "a malformed token",
+    ["exec", "11111111-1111-1111-1111-111111111111", "--box", "127.0.0.1:1"],
+    7,
+    /UUIDv4/,
+  ],
+  ["a token file that is missing", ["shutdown", "@missing"], 2, /ENOENT/],
+  ["no message", ["send", "x"], 2, /missing required argument/],
+  ["an unknown shell", ["completions", "tcsh"], 2, /bash, zsh or fish/],
+  ["a number out of range", ["recv", "x", "--wait", "0"], 2, /Wanted/],
+  ["an unknown benchmark", ["bench", "nothing"], 2, /no benchmark/],
+  ["a filter that matches no test", ["test", "no-such-file-anywhere"], 2, /no test file/],
+  ["close without an instance", ["close"], 2, /missing required argument/],
+  ["store of a missing folder", ["store", "./missing"], 2, /Cannot find function/],
+  ["check of a missing function", ["check", "./missing"], 2, /Cannot find function/],
+  ["shell without a box", ["shell"], 2, /Cannot choose a box/],
+  ["an empty token file", ["ls", "@/dev/null", "--box", "127.0.0.1:1"], 7, /shutdown token/],
+];
+for (const [name, args, wanted, message] of WRONG) {
+  test(`bento ${args[0]}: wrong use, ${name}`, async (t) => {
+    const user = await newUser(t);
+    const { code, err, out } = await user.bento(args);
+    assert.equal(code, wanted, err);
+    assert.match(err, message);
+    assert.equal(out, "");
+    assert.ok(err.trimEnd().split("\n").length <= 4, `a few lines: ${err}`);
+  });
+}
+
+test("bento run: output bytes and nothing else on stdout; what was installed is removed", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: greet });
+  const { code, out, err } = await user.bento(["run", "hello", "--box", box.address, "--direct"]);
+  assert.equal(code, 0, err);
+  assert.equal(out, "hello world");
+  assert.deepEqual(box.requests, ["POST /v1/run", "POST /v1/shutdown"]);
+  assert.equal((await user.bento(["ls"])).out, "");
+});
+
+test("bento run -i -: standard input is the function's input, -o writes the file", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: echo });
+  const file = path.join(user.dir, "out.bin");
+  const args = ["run", "echo", "--box", box.address, "--direct", "-i", "-", "-o", file];
+  const { code, out, err } = await user.bento(args, "one\ntwo\n");
+  assert.equal(code, 0, err);
+  assert.equal(out, "");
+  assert.equal(await readFile(file, "utf8"), "one\ntwo\n");
+});
+
+test("bento run --json: one JSON value a line, ending with the outcome", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: greet });
+  const { code, out } = await user.bento(["run", "hello", "--box", box.address, "--direct", "--json"]);
+  assert.equal(code, 0);
+  const events = out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { event: string; text?: string });
+  assert.deepEqual(
+    events.map(({ event }) => event),
+    ["attached", "output", "ended"],
+  );
+  assert.equal(events[1]?.text, "hello world");
+});
+
+const OUTCOMES: readonly [Outcome, number, RegExp][] = [
+  [
+    { kind: "failed", name: "Error", message: "no \u001b[31mway", traceback: "function.ts:3" },
+    1,
+    /no way\nfunction\.ts:3/,
+  ],
+  [{ kind: "killed", reason: "runtime-limit" }, 124, /ran longer/],
+  [{ kind: "killed", reason: "out-of-memory" }, 10, /memory/],
+  [{ kind: "killed", reason: "crashed" }, 1, /crashed/],
+];
+for (const [outcome, wanted, message] of OUTCOMES) {
+  const name = outcome.kind === "killed" ? outcome.reason : outcome.kind;
+  test(`bento run: the outcome "${name}" is exit code ${wanted}`, async (t) => {
+    const user = await newUser(t);
+    await using box = await TestBox.start({ script: ending(outcome) });
+    const { code, err } = await user.bento(["run", "hello", "--box", box.address, "--direct"]);
+    assert.equal(code, wanted);
+    assert.match(err, message);
+  });
+}
+
+test("bento run: a policy's refusal names each rule and is exit code 4", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start();
+  const manifest = path.join(user.dir, "manifest.json");
+  await writeFile(
+    manifest,
+    JSON.stringify({ name: "greedy", image: "deno", memory: "4GiB", storage: { bytes: "1TiB" } }),
+  );
+  const { code, err } = await user.bento([
+    "run",
+    "hello",
+    "--manifest",
+    manifest,
+    "--box",
+    box.address,
+    "--direct",
+  ]);
+  assert.equal(code, 4);
+  assert.match(err, /memory: wanted 4 GiB, granted at most 256 MiB\n {2}storage: wanted 1 TiB/);
+  const check = await user.bento(["check", "hello", box.address, "--manifest", manifest, "--direct"]);
+  assert.equal(check.code, 4);
+  assert.match(check.out, /refuses\n {4}memory/);
+  assert.equal((await user.bento(["check", "hello", box.address, "--direct"])).code, 0);
+});
+
+test("bento run: a broken manifest or program is exit code 3 and sends nothing", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start();
+  const script = path.join(user.dir, "broken.ts");
+  await writeFile(script, 'import "./missing.ts"; export default {');
+  const broken = await user.bento(["run", script, "--box", box.address, "--direct"]);
+  assert.equal(broken.code, 3);
+  assert.match(broken.err, /broken\.ts:1/);
+  const manifest = path.join(user.dir, "manifest.json");
+  await writeFile(manifest, '{"name": "x", "image": "ruby"}');
+  const wrong = await user.bento([
+    "store",
+    "hello",
+    "--manifest",
+    manifest,
+    "--box",
+    box.address,
+    "--direct",
+  ]);
+  assert.equal(wrong.code, 3);
+  assert.match(wrong.err, /image/);
+  assert.equal(box.connections, 0);
+});
+
+test("bento run --dry-run: shows names, size and sha256, sends nothing", async (t) => {
+  const user = await newUser(t);
+  const { code, out } = await user.bento(["run", "hello", "--dry-run", "--json"]);
+  assert.equal(code, 0);
+  const shown = JSON.parse(out) as { name: string; bytes: number; sourceHash: string; files: string[] };
+  assert.equal(shown.name, "hello");
+  assert.match(shown.sourceHash, /^[0-9a-f]{64}$/);
+  assert.deepEqual(shown.files, ["function.ts"]);
+});
+
+test("bento store, exec, send, recv, close, open, ls, shutdown: by saved names, tokens never in an argument", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: echo });
+  const at = ["--box", box.address, "--direct"];
+  const stored = await user.bento(["store", "echo", ...at]);
+  assert.equal(stored.code, 0, stored.err);
+  assert.match(stored.out, /^[0-9a-f-]{36}\n$/);
+  assert.match(stored.err, /Stored as echo/);
+  const file = path.join(user.dir, "state/bento/context.json");
+  assert.equal((await stat(file)).mode & 0o777, 0o600);
+  assert.equal((await user.bento(["exec", "echo"])).out, "echo\n");
+  for (const message of ["one", "two"]) assert.equal((await user.bento(["send", "echo", message])).code, 0);
+  assert.equal((await user.bento(["recv", "echo"])).out, "one");
+  assert.equal((await user.bento(["recv", "echo"])).out, "two");
+  assert.match((await user.bento(["ls"])).out, /function {2}echo[^]*instance {2}echo/);
+  const none = await user.bento(["recv", "echo", "--wait", "1"]);
+  assert.equal(none.code, 6, none.err);
+  assert.equal((await user.bento(["send", "echo", "-"], "three")).code, 0);
+  assert.equal((await user.bento(["close", "echo"])).code, 0);
+  const opened = await user.bento(["open", "echo"]);
+  assert.equal(opened.code, 0, opened.err);
+  assert.equal(opened.out, "three");
+  const token = stored.out.trim();
+  const tokenFile = path.join(user.dir, "token");
+  await writeFile(tokenFile, `${token}\n`);
+  assert.equal((await user.bento(["exec", `@${tokenFile}`, ...at])).code, 0);
+  assert.equal((await user.bento(["exec", "-", ...at], token)).code, 0);
+  const down = await user.bento(["shutdown", "echo"]);
+  assert.equal(down.code, 0, down.err);
+  assert.equal((await user.bento(["shutdown", "echo"])).code, 2);
+});
+
+test("bento run: Ctrl-C detaches, prints the command to attach again, exit code 130; open goes on there", async (t) => {
+  const user = await newUser(t);
+  const more = Promise.withResolvers<void>();
+  const script: TestScript = async (call) => {
+    call.output(Buffer.from("first "));
+    await more.promise;
+    call.output(Buffer.from("second"));
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script });
+  const child = user.start(["run", "hello", "--box", box.address, "--direct"]);
+  child.stdout.once("data", () => child.kill("SIGINT"));
+  const { code, out, err } = await finished(child);
+  assert.equal(code, 130, err);
+  assert.equal(out, "first ");
+  assert.match(err, /To attach again: bento open hello\n/);
+  more.resolve();
+  const again = await user.bento(["open", "hello"]);
+  assert.equal(again.code, 0, again.err);
+  assert.equal(again.out, "second");
+  assert.equal(box.requests.at(-1), "POST /v1/shutdown", "the function goes with its only instance");
+});
+
+test("bento run: a reader that closes the pipe is no error", async (t) => {
+  const user = await newUser(t);
+  const script: TestScript = async (call) => {
+    for (let index = 0; index < 200; index++) call.output(Buffer.alloc(60_000));
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script });
+  const child = user.start(["run", "hello", "--box", box.address, "--direct"]);
+  child.stdout.once("data", () => child.stdout.destroy());
+  let err = "";
+  child.stderr.on("data", (text: Buffer) => (err += text.toString()));
+  const code = await new Promise<number | null>((resolve) => child.once("exit", resolve));
+  assert.equal(code, 0);
+  assert.equal(err, "");
+});
+
+test("bento shell: store, exec, open, send, recv, close, exit as in the papers' client", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: echo });
+  const typed = [
+    "store",
+    "add",
+    "def add(x,y):",
+    "    return x + y",
+    "",
+    "",
+    "exec",
+    "",
+    "add(5,12)",
+    "open",
+    "",
+    "send 17",
+    "recv",
+    "recv",
+  ];
+  const { code, out, err } = await user.bento(
+    ["shell", "--box", box.address, "--direct"],
+    `${[...typed, "close", "recv", "nonsense", "send x", "exit"].join("\n")}\n`,
+  );
+  assert.equal(code, 0, err);
+  const lines = out
+    .trimEnd()
+    .split("\n")
+    .map((line) => line.replace(/: .*/, ""));
+  const wanted = [
+    "token",
+    "shutdown token",
+    "instance",
+    "open",
+    "sent 2 B",
+    "17",
+    "no data",
+    "input closed",
+    "the function has returned",
+  ];
+  assert.deepEqual(lines, wanted);
+  assert.match(err, /Unknown command "nonsense"/);
+  assert.match(err, /No instance is open/);
+});
+
+test("bento policy: what the box grants, as text and as JSON", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start();
+  const shown = await user.bento(["policy", box.address, "--direct"]);
+  assert.match(shown.out, /memory +at most 256 MiB/);
+  const parsed = JSON.parse((await user.bento(["policy", box.address, "--direct", "--json"])).out) as {
+    policy: unknown;
+  };
+  assert.ok(parsed.policy);
+});
+
+test("bento completions: bash completes commands, subcommands, options and functions", async (t) => {
+  const user = await newUser(t);
+  const { out: script } = await user.bento(["completions", "bash"]);
+  const complete = async (...words: string[]) => {
+    const probe = `${script}\nCOMP_WORDS=(${words.map((word) => `'${word}'`).join(" ")}); COMP_CWORD=${words.length - 1}; _bento; printf '%s\\n' "\${COMPREPLY[@]}"`;
+    const child = spawn("bash", ["-c", probe], { cwd: user.dir });
+    child.stdin.end();
+    let out = "";
+    child.stdout.on("data", (text: Buffer) => (out += text.toString()));
+    await new Promise((resolve) => child.once("close", resolve));
+    return out.trim().split("\n");
+  };
+  assert.deepEqual(await complete("bento", "sh"), ["shutdown", "shell"]);
+  assert.deepEqual(await complete("bento", "net", ""), ["up", "status", "down"]);
+  assert.deepEqual(await complete("bento", "net", "up", "--la"), ["--latency"]);
+  assert.deepEqual(await complete("bento", "run", "hel"), ["hello"]);
+  assert.deepEqual(await complete("bento", "run", "hello", "--b"), ["--box"]);
+});
+
+test("bento completions: the zsh and fish scripts name every command", async (t) => {
+  const user = await newUser(t);
+  for (const shell of ["zsh", "fish"]) {
+    const { out } = await user.bento(["completions", shell]);
+    for (const name of ["demo", "net", "run", "browse", "completions"])
+      assert.ok(out.includes(`'${name}`), `${shell}: ${name}`);
+  }
+});

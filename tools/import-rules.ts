@@ -1,0 +1,81 @@
+// Checks which room imports which (ARCHITECTURE.md, "Rooms"): one table, every import of every file. Prints each
+// import that breaks it and exits with 1. Run by `bento test`.
+
+import { glob, readFile } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
+
+/** Room -> prefixes of files outside it that it may import. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  "src/base/": [],
+  "src/wire/": ["src/base/"],
+  "src/tor/": ["src/base/"],
+  "src/testnet/": ["src/tor/", "src/base/"],
+  "src/guest/": ["src/wire/", "src/base/"],
+  // From guest only what says where its built files are and how they are started.
+  "src/box/": ["src/wire/", "src/tor/", "src/web/", "src/base/", "src/guest/images"],
+  "src/client/": ["src/wire/", "src/tor/", "src/base/"],
+  "src/web/": ["src/wire/", "src/base/"],
+  "src/bin/": ["src/"],
+  // Functions run elsewhere: the API, and codecs that depend on nothing else.
+  "functions/": ["src/guest/function.ts", "src/wire/"],
+  "test/": ["src/", "functions/", "tools/"],
+  "experiments/": ["src/", "functions/"],
+};
+
+export interface BrokenRule {
+  readonly file: string;
+  readonly line: number;
+  readonly imported: string;
+}
+
+/** The imports of one file that its room may not make. `file` is relative to the root, with forward slashes. */
+export function brokenRules(file: string, text: string): BrokenRule[] {
+  const room = Object.keys(MAY_IMPORT).find((prefix) => file.startsWith(prefix));
+  if (room === undefined) return [];
+  const allowed = MAY_IMPORT[room] ?? [];
+  const broken: BrokenRule[] = [];
+  for (const [index, line] of text.split("\n").entries()) {
+    for (const imported of importsOf(line)) {
+      const target = resolve(file, imported);
+      if (target === undefined || target.startsWith(room)) continue;
+      // Fakes that several rooms' tests share.
+      if (file.endsWith(".test.ts") && target.startsWith("test/support/")) continue;
+      if (!allowed.some((prefix) => target.startsWith(prefix)))
+        broken.push({ file, line: index + 1, imported: target });
+    }
+  }
+  return broken;
+}
+
+/** Module names in one line of source; comments are left out as far as they begin the line. */
+function* importsOf(line: string): Generator<string> {
+  if (/^\s*(\/\/|\*|\/\*)/.test(line)) return;
+  for (const match of line.matchAll(/\b(?:from|import)\s*\(?\s*["']([^"']+)["']/g)) {
+    if (match[1] !== undefined) yield match[1];
+  }
+}
+
+/** A file of ours, relative to the root; undefined for packages and Node's own modules. */
+function resolve(file: string, imported: string): string | undefined {
+  if (imported === "#bento/function") return "src/guest/function.ts";
+  if (!imported.startsWith(".")) return undefined;
+  return path.posix.normalize(path.posix.join(path.posix.dirname(file), imported));
+}
+
+async function main(): Promise<number> {
+  let count = 0;
+  const patterns = Object.keys(MAY_IMPORT).map((room) => `${room}**/*.ts`);
+  for await (const found of glob(patterns, { cwd: ROOT, exclude: ["**/node_modules/**"] })) {
+    const file = found.split(path.sep).join("/");
+    for (const { line, imported } of brokenRules(file, await readFile(path.join(ROOT, file), "utf8"))) {
+      console.error(`${file}:${line}: imports ${imported}, which its room may not`);
+      count++;
+    }
+  }
+  return count === 0 ? 0 : 1;
+}
+
+if (import.meta.main) process.exitCode = await main();
