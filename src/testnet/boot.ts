@@ -45,6 +45,10 @@ const BOOT_LIMIT_MS = 150_000;
  */
 const START_MARGIN_MS = 300;
 const START_WINDOW_MS = 1000;
+/** Of bootstrapping: enough directory information. What follows is circuits of the relay's own, which nobody needs. */
+const ENOUGH_DIRECTORY_PERCENT = 75;
+/** A relay that fetches at the right moment has the consensus within this time. */
+const REMIND_MS = 700;
 /** Between tries of the first stream. */
 const RETRY_MS = 100;
 
@@ -83,7 +87,7 @@ export async function boot(real: string, options: BootOptions): Promise<Omit<Net
     enter("consensus");
     const consensus = await awaitConsensus(it, relays);
     enter("client");
-    await startClients(it, consensus);
+    await Promise.all([startClients(it, consensus), informRelays(it, relays)]);
     enter("circuit");
     await tryStream(it);
     const up = {
@@ -273,6 +277,39 @@ async function readConsensus(
     if (error instanceof BentoError && error.code === "tor-refused") return undefined;
     throw error;
   }
+}
+
+/**
+ * Waits until every relay knows the consensus itself: before that it takes no onion descriptors. A relay that asked too
+ * early waits up to half a minute before it asks again, unless it is told to reload, which clears its failures.
+ */
+async function informRelays(it: Boot, relays: readonly TorProcess[]): Promise<void> {
+  await Promise.all(
+    relays.map(async (relay) => {
+      await using control = await relay.connect({ signal: it.signal });
+      const done = new AbortController();
+      const remind = async () => {
+        for (;;) {
+          await systemClock.sleep(REMIND_MS, done.signal);
+          await control.command("SIGNAL RELOAD", { signal: done.signal });
+        }
+      };
+      const reminding = remind().catch((error: unknown) => {
+        if (!done.signal.aborted) throw error;
+      });
+      try {
+        await Promise.race([
+          control.awaitBootstrap({ percent: ENOUGH_DIRECTORY_PERCENT, signal: it.signal }),
+          reminding,
+        ]);
+      } finally {
+        done.abort();
+        await reminding.catch(() => {
+          // The race has reported it.
+        });
+      }
+    }),
+  );
 }
 
 // Tor drops what it read from its cache and does not know to have been listed lately.

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { concat, utf8 } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
 import {

@@ -34,18 +34,23 @@ async function setMemory(groups: ControlGroups, directory: string, bytes: number
   if (!raises && hasSwap) await groups.write(directory, swap, String(bytes));
 }
 
+/** Writes what differs from `before`, which is what the kernel has. */
 async function setLimits(
   groups: ControlGroups,
   directories: Directories,
   limits: CgroupLimits,
+  before?: CgroupLimits,
 ): Promise<void> {
-  const cpu = directoryOf(directories, "cpu");
-  const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
-  await Promise.all([
-    setMemory(groups, directoryOf(directories, "memory"), limits.memoryBytes),
-    groups.write(directoryOf(directories, "pids"), "pids.max", String(limits.pidsMax)),
-    groups.write(cpu, "cpu.cfs_quota_us", String(quotaUs)),
-  ]);
+  const writes: Promise<void>[] = [];
+  if (limits.memoryBytes !== before?.memoryBytes)
+    writes.push(setMemory(groups, directoryOf(directories, "memory"), limits.memoryBytes));
+  if (limits.pidsMax !== before?.pidsMax)
+    writes.push(groups.write(directoryOf(directories, "pids"), "pids.max", String(limits.pidsMax)));
+  if (limits.cpuPercent !== before?.cpuPercent) {
+    const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
+    writes.push(groups.write(directoryOf(directories, "cpu"), "cpu.cfs_quota_us", String(quotaUs)));
+  }
+  await Promise.all(writes);
 }
 
 async function usageOf(groups: ControlGroups, directories: Directories): Promise<CgroupUsage> {
@@ -63,14 +68,20 @@ async function usageOf(groups: ControlGroups, directories: Directories): Promise
 class CgroupV1 implements Cgroup {
   readonly #directories: Directories;
   readonly #groups: ControlGroups;
+  /** What was set last; undefined while that is not certain. */
+  #limits: CgroupLimits | undefined;
 
   constructor(directories: Directories, groups: ControlGroups) {
     this.#directories = directories;
     this.#groups = groups;
   }
 
-  async setLimits(limits: CgroupLimits): Promise<void> {
-    await setLimits(this.#groups, this.#directories, limits);
+  async setLimits({ memoryBytes, pidsMax, cpuPercent }: CgroupLimits): Promise<void> {
+    const limits = { memoryBytes, pidsMax, cpuPercent };
+    const before = this.#limits;
+    this.#limits = undefined;
+    await setLimits(this.#groups, this.#directories, limits, before);
+    this.#limits = limits;
   }
 
   async place(pid: number): Promise<void> {
@@ -130,7 +141,7 @@ class CgroupV1Parent implements CgroupParent {
     const group = new CgroupV1(directories, this.#groups);
     try {
       await Promise.all(distinct(directories).map((each) => this.#groups.make(each)));
-      await setLimits(this.#groups, directories, limits);
+      await group.setLimits(limits);
     } catch (error) {
       await group.remove();
       throw error;

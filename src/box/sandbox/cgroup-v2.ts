@@ -12,16 +12,26 @@ const CPU_PERIOD_US = 100_000;
 /** The leaf into which the box's own process moves, so that its group may have children. */
 const SERVER_LEAF = "bento-server";
 
-async function setLimits(groups: ControlGroups, directory: string, limits: CgroupLimits): Promise<void> {
-  const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
+/** Writes what differs from `before`, which is what the kernel has. */
+async function setLimits(
+  groups: ControlGroups,
+  directory: string,
+  limits: CgroupLimits,
+  before?: CgroupLimits,
+): Promise<void> {
   // memory.swap.max is absent when the kernel has no swap accounting; then swap must be off (doctor checks).
-  if (await groups.exists(directory, "memory.swap.max"))
+  if (!before && (await groups.exists(directory, "memory.swap.max")))
     await groups.write(directory, "memory.swap.max", "0");
-  await Promise.all([
-    groups.write(directory, "memory.max", String(limits.memoryBytes)),
-    groups.write(directory, "pids.max", String(limits.pidsMax)),
-    groups.write(directory, "cpu.max", `${quotaUs} ${CPU_PERIOD_US}`),
-  ]);
+  const writes: Promise<void>[] = [];
+  if (limits.memoryBytes !== before?.memoryBytes)
+    writes.push(groups.write(directory, "memory.max", String(limits.memoryBytes)));
+  if (limits.pidsMax !== before?.pidsMax)
+    writes.push(groups.write(directory, "pids.max", String(limits.pidsMax)));
+  if (limits.cpuPercent !== before?.cpuPercent) {
+    const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
+    writes.push(groups.write(directory, "cpu.max", `${quotaUs} ${CPU_PERIOD_US}`));
+  }
+  await Promise.all(writes);
 }
 
 async function usageOf(groups: ControlGroups, directory: string): Promise<CgroupUsage> {
@@ -37,14 +47,20 @@ async function usageOf(groups: ControlGroups, directory: string): Promise<Cgroup
 class CgroupV2 implements Cgroup {
   readonly #directory: string;
   readonly #groups: ControlGroups;
+  /** What was set last; undefined while that is not certain. */
+  #limits: CgroupLimits | undefined;
 
   constructor(directory: string, groups: ControlGroups) {
     this.#directory = directory;
     this.#groups = groups;
   }
 
-  async setLimits(limits: CgroupLimits): Promise<void> {
-    await setLimits(this.#groups, this.#directory, limits);
+  async setLimits({ memoryBytes, pidsMax, cpuPercent }: CgroupLimits): Promise<void> {
+    const limits = { memoryBytes, pidsMax, cpuPercent };
+    const before = this.#limits;
+    this.#limits = undefined;
+    await setLimits(this.#groups, this.#directory, limits, before);
+    this.#limits = limits;
   }
 
   async place(pid: number): Promise<void> {
@@ -98,7 +114,7 @@ class CgroupV2Parent implements CgroupParent {
     const group = new CgroupV2(directory, this.#groups);
     try {
       await this.#groups.make(directory);
-      await setLimits(this.#groups, directory, limits);
+      await group.setLimits(limits);
       // When memory ends, the whole instance ends: a half-dead runtime is of no use to anybody.
       await this.#groups.write(directory, "memory.oom.group", "1");
     } catch (error) {

@@ -30,6 +30,8 @@ export const SANDBOX_LIMITS = {
   killMs: 10_000,
   /** Instances that are being set up at one time: more would only fight for the same CPUs. */
   startsAtOnce: 4,
+  /** Milliseconds from the claim of a pool member to the start of its successor: the member's first output goes first. */
+  refillDelayMs: 20,
   /** Milliseconds between attempts to refill a pool whose members die: first, and longest. */
   refillBackoffMs: { first: 250, longest: 30_000 },
   /** Bytes of stack per thread (RLIMIT_STACK): the kernel's usual default, fixed for every instance. */

@@ -40,11 +40,12 @@ export class WarmPool implements AsyncDisposable {
   #starting = 0;
   #failures = 0;
   #retry: (() => void) | undefined;
+  #soon: (() => void) | undefined;
   #work = new Set<Promise<void>>();
 
   constructor(options: WarmPoolOptions) {
     this.#options = options;
-    this.refill();
+    this.#fill();
   }
 
   get ready(): number {
@@ -77,12 +78,34 @@ export class WarmPool implements AsyncDisposable {
     while (this.#members.length < this.#options.plan.count && !this.#stop.signal.aborted) {
       signal?.throwIfAborted();
       if (this.#work.size > 0) await Promise.race(this.#work);
-      else await this.#options.clock.sleep(SANDBOX_LIMITS.refillBackoffMs.first, signal);
+      else await this.#options.clock.sleep(SANDBOX_LIMITS.refillDelayMs, signal);
     }
   }
 
-  /** Starts what is missing, unless an earlier failure still has to be waited out. */
+  /**
+   * Starts what is missing, soon: starting a process stops this one for milliseconds and takes a core for tens, and
+   * whoever was just handed a member is waiting for its first byte.
+   */
   refill(): void {
+    if (this.#stop.signal.aborted) return;
+    this.#soon ??= this.#options.clock.after(SANDBOX_LIMITS.refillDelayMs, () => {
+      this.#soon = undefined;
+      this.#fill();
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort(new Error("The pool is closed"));
+    this.#retry?.();
+    this.#retry = undefined;
+    this.#soon?.();
+    this.#soon = undefined;
+    await Promise.all(this.#work);
+    await Promise.all(this.#members.splice(0).map((member) => member[Symbol.asyncDispose]()));
+  }
+
+  /** Starts what is missing, unless an earlier failure still has to be waited out. */
+  #fill(): void {
     if (this.#stop.signal.aborted || this.#retry) return;
     while (this.#members.length + this.#starting < this.#options.plan.count) {
       const starting = this.#options.start(this.#stop.signal);
@@ -91,14 +114,6 @@ export class WarmPool implements AsyncDisposable {
       const work: Promise<void> = this.#admit(starting).finally(() => this.#work.delete(work));
       this.#work.add(work);
     }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#stop.abort(new Error("The pool is closed"));
-    this.#retry?.();
-    this.#retry = undefined;
-    await Promise.all(this.#work);
-    await Promise.all(this.#members.splice(0).map((member) => member[Symbol.asyncDispose]()));
   }
 
   async #admit(starting: Promise<Instance>): Promise<void> {
@@ -145,7 +160,7 @@ export class WarmPool implements AsyncDisposable {
     if (this.#retry || this.#stop.signal.aborted) return;
     this.#retry = this.#options.clock.after(delayMs, () => {
       this.#retry = undefined;
-      this.refill();
+      this.#fill();
     });
   }
 }

@@ -64,7 +64,7 @@ export async function run(
   };
   const name = await rememberInstance(cli, session.instance, target.name, entry);
   const how = { ...options, endInput: endInput && hasInput };
-  return streamSession(cli, client, session, events, how, { ...entry, name });
+  return await streamSession(cli, client, session, events, how, { ...entry, name });
 }
 
 interface Target {

@@ -31,6 +31,10 @@ globalThis.addEventListener("error", (event) => {
   event.stopImmediatePropagation();
   void fail(event.error);
 });
+// The first import of a process loads the compiler: an instance that waits ahead of need has paid for that.
+await importSource(
+  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke(): Promise<void> {} });',
+);
 channel.send(GUEST_FRAME.ready, 0);
 channel.run(onFrame).then(
   () => exit(0),
