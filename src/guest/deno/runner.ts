@@ -32,8 +32,9 @@ globalThis.addEventListener("error", (event) => {
   void fail(event.error);
 });
 // The first import of a process loads the compiler: an instance that waits ahead of need has paid for that.
-await importSource(
+await importAs(
   'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke(): Promise<void> {} });',
+  "application/typescript",
 );
 channel.send(GUEST_FRAME.ready, 0);
 channel.run(onFrame).then(
