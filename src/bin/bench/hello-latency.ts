@@ -61,7 +61,12 @@ function figures(samples: Record<"reference" | "three" | "run" | "python", numbe
     { name: "run, one request p99", value: percentile(samples.run, 0.99), unit: "ms" },
     { name: "run, python p50", value: median(samples.python), unit: "ms", note },
     { name: "run, python p99", value: percentile(samples.python, 0.99), unit: "ms" },
-    { name: "2021 stand-in p50", value: reference, unit: "ms", note: "a new interpreter a call, three requests, polled file" },
+    {
+      name: "2021 stand-in p50",
+      value: reference,
+      unit: "ms",
+      note: "a new interpreter a call, three requests, polled file",
+    },
     { name: "2021 stand-in p99", value: percentile(samples.reference, 0.99), unit: "ms" },
     {
       name: "reference / three requests",
