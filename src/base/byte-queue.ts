@@ -1,6 +1,4 @@
-// Bytes that arrived and wait to be cut into frames. Joins chunks only when a frame spans them.
-
-import { concat } from "./bytes.ts";
+// Bytes that arrived and wait to be cut into frames. Copies only what spans chunks, and only that.
 
 export class ByteQueue {
   #parts: Uint8Array[] = [];
@@ -16,25 +14,36 @@ export class ByteQueue {
     this.#length += chunk.length;
   }
 
-  /** The first `count` bytes without removing them; undefined while fewer are held. A view, valid as long as the chunks. */
+  /** The first `count` bytes without removing them; undefined while fewer are held. A view where one chunk holds them. */
   peek(count: number): Uint8Array | undefined {
     if (this.#length < count) return undefined;
     const first = this.#parts[0];
     if (first && first.length >= count) return first.subarray(0, count);
-    const joined = concat(this.#parts);
-    this.#parts = [joined];
-    return joined.subarray(0, count);
+    const joined = new Uint8Array(count);
+    let at = 0;
+    for (const part of this.#parts) {
+      if (at === count) break;
+      const piece = part.subarray(0, count - at);
+      joined.set(piece, at);
+      at += piece.length;
+    }
+    return joined;
   }
 
   /** Removes and returns the first `count` bytes; undefined while fewer are held. */
   take(count: number): Uint8Array | undefined {
     const bytes = this.peek(count);
     if (!bytes) return undefined;
-    const first = this.#parts[0];
-    if (first) {
-      if (first.length === count) this.#parts.shift();
-      else this.#parts[0] = first.subarray(count);
+    let whole = 0;
+    let left = count;
+    for (const part of this.#parts) {
+      if (part.length > left) break;
+      left -= part.length;
+      whole += 1;
     }
+    this.#parts.splice(0, whole);
+    const first = this.#parts[0];
+    if (first && left > 0) this.#parts[0] = first.subarray(left);
     this.#length -= count;
     return bytes;
   }

@@ -30,8 +30,7 @@ export function buildProgram(version: string, act: Act): Command {
 function addLocal(program: Command, act: Act): void {
   json(program.command("demo"))
     .description("private Tor network, boxes and a web site; a page through it; leaves nothing running")
-    .option("--keep", "leave the network running for more commands")
-    .action((options) => act(async (cli) => (await import("./commands/demo.ts")).demo(cli, options)));
+    .action(() => act(async (cli) => (await import("./commands/demo.ts")).demo(cli)));
   json(program.command("test"))
     .description("all checks and tests; ends with a line `N passed, N failed`")
     .argument("[filter...]", "only files whose path contains one of these")

@@ -11,6 +11,7 @@ import { BentoError } from "../base/errors.ts";
 import { BoxClient } from "../client/client.ts";
 import type { BoxEntry } from "../client/context.ts";
 import { directDial } from "../client/dial.ts";
+import { formatSocks } from "../client/tor-dial.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
 import type { Info } from "../wire/api.ts";
@@ -39,6 +40,8 @@ export interface NetworkOptions {
   readonly rateMbit?: number | undefined;
   /** True: survives this process. */
   readonly detached: boolean;
+  /** Boxes have onion services unless this is false; they are reached at their relays' addresses then. */
+  readonly onion?: boolean;
   /** Further lines for each box.toml, one table header each. */
   readonly boxToml?: string;
   readonly signal?: AbortSignal;
@@ -52,7 +55,7 @@ export interface RunningBox extends BoxEntry {
 
 export interface RunningNetwork {
   readonly testnet: Testnet;
-  /** host:port of the client's SOCKS port. */
+  /** host:port of the client's SOCKS port, for any program. */
   readonly socks: string;
   readonly boxes: readonly RunningBox[];
 }
@@ -96,8 +99,7 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       testnet.exits.slice(0, options.boxes).map((relay, index) => startBox(testnet, relay, index, options)),
     );
     options.onProgress?.("up", systemClock.now() - startedMs);
-    const socks = testnet.socks();
-    return { testnet, socks: `${socks.host}:${socks.port}`, boxes };
+    return { testnet, socks: formatSocks(testnet.socksTcp()), boxes };
   } catch (error) {
     await stopNetwork(options.dir);
     throw error;
@@ -146,7 +148,7 @@ listen = ["${listen}"]
 control = "${control.host}:${control.port}"
 fingerprint = "${relay.fingerprint}"
 [onion]
-mode = "single-hop"
+mode = "${options.onion === false ? "none" : "single-hop"}"
 torrc = ${JSON.stringify(path.join(dir, "torrc"))}
 port = ${ONION_PORT}
 [exit_port]
@@ -164,15 +166,14 @@ ${options.boxToml ?? ""}`;
   const configFile = path.join(dir, "box.toml");
   await writeFile(configFile, config);
   await spawnBox(dir, configFile, options.detached);
-  const info = await awaitBox(dir, listen, options.signal);
+  const info = await awaitBox(dir, listen, options);
   const address = info.onion === null ? exit : `${info.onion}:${ONION_PORT}`;
-  const socks = testnet.socks();
   return {
     name,
     address,
     direct: listen,
     exit,
-    socks: `${socks.host}:${socks.port}`,
+    socks: formatSocks(testnet.socks()),
     fingerprint: relay.fingerprint,
     info,
   };
@@ -202,7 +203,11 @@ async function spawnBox(dir: string, configFile: string, detached: boolean): Pro
 }
 
 /** Waits until the box answers and its onion service, if it has one, is published. */
-async function awaitBox(dir: string, listen: string, signal: AbortSignal | undefined): Promise<Info> {
+async function awaitBox(
+  dir: string,
+  listen: string,
+  { signal, onion }: Pick<NetworkOptions, "signal" | "onion">,
+): Promise<Info> {
   const deadline = systemClock.now() + BOX_READY_MS;
   using client = new BoxClient({ address: listen, dial: directDial });
   for (;;) {
@@ -213,7 +218,7 @@ async function awaitBox(dir: string, listen: string, signal: AbortSignal | undef
     }
     try {
       const info = await client.info({ signal });
-      if (info.onion !== null) return info;
+      if (info.onion !== null || onion === false) return info;
     } catch (error) {
       signal?.throwIfAborted();
       if (!(error instanceof BentoError) || error.code !== "box-unreachable") throw error;

@@ -24,6 +24,7 @@ import { NameResolver } from "./host/resolver.ts";
 import type { HostServices } from "./host/services.ts";
 import { StorageVault } from "./host/storage.ts";
 import { LegacyListener } from "./legacy2021/legacy-listener.ts";
+import { OnionPublisher } from "./onion.ts";
 import { SandboxHost } from "./sandbox/sandbox.ts";
 import { SandboxUnavailable } from "./sandbox/sandbox-unavailable.ts";
 import { BoxServer } from "./serve/box-server.ts";
@@ -67,7 +68,9 @@ export class Box implements AsyncDisposable {
   readonly #broker: NetBroker;
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
+  #instances: Instances | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
+  readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
 
   private constructor(config: BoxConfig, deps: BoxDeps) {
@@ -113,6 +116,11 @@ export class Box implements AsyncDisposable {
     };
   }
 
+  /** Resolves when the onion service has been published for the first time; never without one. */
+  get onionPublished(): Promise<void> {
+    return this.#onionChanged.promise;
+  }
+
   /** Resolves when the warm pools are full: for measurements. */
   async warmedUp(signal?: AbortSignal): Promise<void> {
     await this.#host?.warmedUp(signal);
@@ -120,8 +128,14 @@ export class Box implements AsyncDisposable {
 
   /** Takes no more clients, ends every instance, closes the store. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposing ??= this.#owned.disposeAsync();
+    this.#disposing ??= this.#stop();
     await this.#disposing;
+  }
+
+  async #stop(): Promise<void> {
+    // First, while clients are still attached: they learn that the box ended their functions.
+    await this.#instances?.stop();
+    await this.#owned.disposeAsync();
   }
 
   async #start(): Promise<void> {
@@ -160,6 +174,7 @@ export class Box implements AsyncDisposable {
         services: async (request) => this.#services(request, vault),
       }),
     );
+    this.#instances = instances;
     const operations = new Operations({
       clock,
       store,
@@ -172,6 +187,7 @@ export class Box implements AsyncDisposable {
     this.#expireRegularly(operations);
     await this.#followRelay();
     await this.#listen(operations);
+    await this.#publish();
   }
 
   /** The sandbox, or a starter that refuses when this machine cannot hold functions in. */
@@ -284,6 +300,25 @@ export class Box implements AsyncDisposable {
     const legacy2021 = config.legacy2021 ? await this.#listenLegacy(config.legacy2021, operations) : null;
     this.#addresses = { listen, exitPort, legacy2021, onion: null };
     if (this.#relay) this.#applyRelay(this.#relay);
+  }
+
+  /** Begins to publish the onion service; the box serves meanwhile. */
+  async #publish(): Promise<void> {
+    const { onion, dataDir } = this.#config;
+    if (onion.kind === "none") return;
+    const target = this.#addresses.listen[0];
+    if (!target) {
+      throw new BentoError("bad-config", "Cannot publish onion service: the box listens nowhere", {
+        advice: "Set `listen` in section [box].",
+      });
+    }
+    const dir = join(dataDir, "onion");
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const onAddress = (address: string | null) => {
+      this.#addresses = { ...this.#addresses, onion: address };
+      this.#onionChanged.resolve();
+    };
+    this.#owned.use(new OnionPublisher({ config: onion, dir, target, onAddress, ...this.#deps }));
   }
 
   async #listenLegacy(address: SocketAddress, operations: Operations): Promise<SocketAddress> {

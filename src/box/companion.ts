@@ -11,8 +11,10 @@ import type { ControlAddress } from "../tor/control-connection.ts";
 
 /** Milliseconds between attempts to reach the relay: first, and longest. */
 const RETRY = { firstMs: 1_000, longestMs: 60_000 } as const;
-/** Milliseconds between two looks when the relay announces no change: its address may have changed. */
-const REFRESH_MS = 10 * 60e3;
+/** Milliseconds between two looks: its address changes unannounced, and its policy some time after it says so. */
+const REFRESH_MS = 60_000;
+/** Milliseconds from the news of a change until it has taken effect: tor rebuilds its descriptor first. */
+const SETTLE_MS = 2_000;
 /** Milliseconds for one conversation with the control port. */
 const ANSWER_MS = 10_000;
 
@@ -36,6 +38,7 @@ export interface CompanionOptions {
 export class Companion implements AsyncDisposable {
   readonly #options: CompanionOptions;
   readonly #stop = new AbortController();
+  readonly #ports = new Set<number>();
   readonly #watching: Promise<void>;
   readonly #firstTry = Promise.withResolvers<void>();
 
@@ -89,7 +92,10 @@ export class Companion implements AsyncDisposable {
       changed.resolve();
     });
     for (;;) {
-      this.#options.onFacts(await this.#within((wait) => askFacts(client, wait)));
+      const facts = await this.#within((wait) => askFacts(client, wait));
+      // While tor reopens its listeners it names none: a port that was the relay's once stays closed.
+      for (const port of facts.ports) this.#ports.add(port);
+      this.#options.onFacts({ ...facts, ports: [...this.#ports] });
       onHeard();
       this.#firstTry.resolve();
       const cancel = clock.after(REFRESH_MS, () => {
@@ -100,6 +106,7 @@ export class Companion implements AsyncDisposable {
       } finally {
         cancel();
       }
+      await clock.sleep(SETTLE_MS, signal);
       changed = Promise.withResolvers();
     }
   }
@@ -123,12 +130,11 @@ async function askFacts(client: ControlClient, wait: { signal: AbortSignal }): P
   const { "exit-policy/full": exit } = await client.getInfo(["exit-policy/full"], wait);
   const ports = new Set<number>();
   for (const name of LISTENERS) {
-    const key = `net/listeners/${name}` as const;
-    const listeners = await optional(client, key, wait);
+    const listeners = await optional(client, `net/listeners/${name}`, wait);
     for (const port of listenerPorts(listeners ?? "")) ports.add(port);
   }
   const addresses: string[] = [];
-  for (const key of ["address/v4", "address/v6"] as const) {
+  for (const key of ["address/v4", "address/v6"]) {
     const address = await optional(client, key, wait);
     if (address !== undefined && address !== "") addresses.push(address);
   }
@@ -145,9 +151,9 @@ async function askFacts(client: ControlClient, wait: { signal: AbortSignal }): P
 }
 
 /** A value that tor may not have: a client has no fingerprint, an old tor no address/v6. */
-async function optional<Key extends string>(
+async function optional(
   client: ControlClient,
-  key: Key,
+  key: string,
   wait: { signal: AbortSignal },
 ): Promise<string | undefined> {
   try {

@@ -28,6 +28,11 @@ export const PYTHON_PATH = "/usr/bin/python3";
 /** What `bento/function` is at run time: the API is types, apart from one identity function. */
 const FUNCTION_MODULE = "data:text/javascript,export const defineFunction = (definition) => definition;";
 
+/** What the runner uses of the globals, bound before a function can replace it. */
+const GLOBALS =
+  "AbortController, Array, Blob, DataView, Deno, DOMException, Error, JSON, Map, Math, Number, Object, Promise, " +
+  "ReadableStream, Reflect, RegExp, Request, Response, String, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
+
 /** Bytecode as Python itself writes it, with the name that errors of ours would show and without docstrings. */
 const COMPILE = `import sys, py_compile
 py_compile.compile(sys.argv[1], cfile=sys.argv[2], dfile="runner.py", doraise=True, optimize=2,
@@ -79,6 +84,7 @@ async function bundleDenoRunner(): Promise<string> {
     minifyWhitespace: true,
     minifySyntax: true,
     legalComments: "none",
+    banner: { js: `const { ${GLOBALS} } = globalThis;` },
     logLevel: "silent",
   });
   const text = result.outputFiles[0]?.text;

@@ -18,7 +18,13 @@ import { type AuthorityKeys, makeAuthorityKeys, makeRelayKeys, type RelayKeys } 
 import type { LinkProxyOptions } from "./link-proxy.ts";
 import { linksPath, type NetworkState, socksPathOf, writeState } from "./network-dir.ts";
 import { type PlannedNode, type PlanOptions, planTestnet, type TestnetPlan } from "./plan.ts";
-import { authorityLine, bandwidthFile, torrcOf } from "./torrc.ts";
+import {
+  authorityLine,
+  bandwidthFile,
+  FIRST_VOTING_DELAY_S,
+  FIRST_VOTING_INTERVAL_S,
+  torrcOf,
+} from "./torrc.ts";
 
 export type BootPhase = "keys" | "relays" | "consensus" | "client" | "circuit" | "up";
 
@@ -33,6 +39,14 @@ export interface BootOptions extends PlanOptions {
 
 /** A network that has no circuits by then never will: the slowest seen took 43 s. */
 const BOOT_LIMIT_MS = 150_000;
+/**
+ * The best time to start is this long after the moment when a round in progress is computed, and up to the window later:
+ * descriptors arrive 1.0 s after the start (more when the machine is busy), the vote begins 1.7 to 2.7 s after it.
+ */
+const START_MARGIN_MS = 300;
+const START_WINDOW_MS = 1000;
+/** A relay that fetches at the right moment has the consensus within this time. */
+const REMIND_MS = 700;
 /** Between tries of the first stream. */
 const RETRY_MS = 100;
 
@@ -66,11 +80,12 @@ export async function boot(real: string, options: BootOptions): Promise<Omit<Net
     await writeFiles(it);
     enter("relays");
     await startLinks(it);
+    await systemClock.sleep(untilGoodStartMs(systemClock.now()), signal);
     const relays = await Promise.all(relaysOf(plan).map(async (node) => startNode(it, node)));
     enter("consensus");
     const consensus = await awaitConsensus(it, relays);
     enter("client");
-    await startClients(it, consensus);
+    await Promise.all([startClients(it, consensus), informRelays(it, relays)]);
     enter("circuit");
     await tryStream(it);
     const up = {
@@ -90,6 +105,20 @@ export async function boot(real: string, options: BootOptions): Promise<Omit<Net
       { cause, advice: "Try again with fewer relays, or when the machine is less busy." },
     );
   }
+}
+
+/**
+ * Milliseconds to wait before the relays start, so that the first consensus lists all of them. One that lacks a relay
+ * would stand for a whole regular interval, 20 s. Authorities vote at once when they start inside an interval, before any
+ * descriptor has reached them: that round has to come to nothing, which it does when its votes can no longer be
+ * exchanged; the next one begins `FIRST_VOTING_INTERVAL_S - 2 * FIRST_VOTING_DELAY_S` after the interval's end.
+ */
+export function untilGoodStartMs(nowMs: number): number {
+  const intervalMs = FIRST_VOTING_INTERVAL_S * 1000;
+  // dir-spec 1.4: intervals count from midnight; the consensus is computed this long before an interval ends.
+  const computeAtMs = intervalMs - FIRST_VOTING_DELAY_S * 1000;
+  const sinceMs = (nowMs - computeAtMs - START_MARGIN_MS + 2 * intervalMs) % intervalMs;
+  return sinceMs <= START_WINDOW_MS ? 0 : intervalMs - sinceMs;
 }
 
 function relaysOf(plan: TestnetPlan): PlannedNode[] {
@@ -246,6 +275,36 @@ async function readConsensus(
     if (error instanceof BentoError && error.code === "tor-refused") return undefined;
     throw error;
   }
+}
+
+/**
+ * Waits until every relay knows the consensus itself: before that it takes no onion descriptors. A relay that asked too
+ * early waits up to half a minute before it asks again, unless it is told to reload, which clears its failures.
+ */
+async function informRelays(it: Boot, relays: readonly TorProcess[]): Promise<void> {
+  await Promise.all(
+    relays.map(async (relay) => {
+      await using control = await relay.connect({ signal: it.signal });
+      const done = new AbortController();
+      const remind = async () => {
+        for (;;) {
+          await systemClock.sleep(REMIND_MS, done.signal);
+          await control.command("SIGNAL RELOAD", { signal: done.signal });
+        }
+      };
+      const reminding = remind().catch((error: unknown) => {
+        if (!done.signal.aborted) throw error;
+      });
+      try {
+        await Promise.race([control.awaitBootstrap({ signal: it.signal }), reminding]);
+      } finally {
+        done.abort();
+        await reminding.catch(() => {
+          // The race has reported it.
+        });
+      }
+    }),
+  );
 }
 
 // Tor drops what it read from its cache and does not know to have been listed lately.

@@ -72,12 +72,14 @@ export class LinkProxy implements AsyncDisposable {
         allowHalfOpen: true,
       });
       this.#track(outgoing);
-      const end = () => {
-        incoming.destroy();
-        outgoing.destroy();
-      };
-      incoming.once("close", end);
-      outgoing.once("close", end);
+      // A connection that ended well in both directions leaves the other side its delayed bytes; a broken one does not.
+      for (const [one, other] of [
+        [incoming, outgoing],
+        [outgoing, incoming],
+      ] as const)
+        one.once("close", () => {
+          if (!one.readableEnded || !one.writableFinished) other.destroy();
+        });
       shape(incoming, outgoing, options, clock, (bytes) => {
         this.#record(options.name, peer, connection, "in", bytes, clock);
       });
@@ -181,7 +183,7 @@ function shape(
   from.once("end", () => {
     enqueue(undefined);
   });
-  from.once("close", () => {
+  to.once("close", () => {
     cancel?.();
   });
   from.resume();

@@ -16,8 +16,10 @@ export interface TorrcInput {
   readonly resolverPath: string;
 }
 
-/** Seconds between consensuses: before the first one (the least tor takes), and after. */
-const FIRST_VOTING_INTERVAL_S = 5;
+/** Before the first consensus: seconds between attempts, and for votes and for signatures each. The least tor takes. */
+export const FIRST_VOTING_INTERVAL_S = 5;
+export const FIRST_VOTING_DELAY_S = 2;
+/** Seconds between consensuses from then on. Onion services' time periods are 24 of them. */
 const VOTING_INTERVAL_S = 20;
 
 /** The torrc without control port lines, which the process adds. */
@@ -86,8 +88,8 @@ function authorityOptions(node: PlannedNode, input: TorrcInput): string[] {
     "AuthoritativeDirectory 1",
     "V3AuthoritativeDirectory 1",
     `TestingV3AuthInitialVotingInterval ${String(FIRST_VOTING_INTERVAL_S)}`,
-    "TestingV3AuthInitialVoteDelay 2",
-    "TestingV3AuthInitialDistDelay 2",
+    `TestingV3AuthInitialVoteDelay ${String(FIRST_VOTING_DELAY_S)}`,
+    `TestingV3AuthInitialDistDelay ${String(FIRST_VOTING_DELAY_S)}`,
     `V3AuthVotingInterval ${String(VOTING_INTERVAL_S)}`,
     "V3AuthVoteDelay 4",
     "V3AuthDistDelay 4",

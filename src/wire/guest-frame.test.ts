@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { concat, utf8 } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
 import {
@@ -16,9 +16,9 @@ import {
 } from "./guest-frame.ts";
 
 const VECTORS = [
-  { hex: "000000052100000000" + "68656c6c6f", type: GUEST_FRAME.output, id: 0, text: "hello" },
+  { hex: "00000005210000000068656c6c6f", type: GUEST_FRAME.output, id: 0, text: "hello" },
   { hex: "000000002000000000", type: GUEST_FRAME.ready, id: 0, text: "" },
-  { hex: "00000001" + "07" + "fffffffe" + "78", type: GUEST_FRAME.data, id: 0xfffffffe, text: "x" },
+  { hex: "0000000107fffffffe78", type: GUEST_FRAME.data, id: 0xfffffffe, text: "x" },
 ] as const;
 
 const frames = fc.array(

@@ -238,7 +238,7 @@ test("run: stores, invokes and attaches in one exchange; a token invokes what is
 test("run: a client that ends its request gets all output, as if it acknowledged it", async () => {
   const bytes = 20 * 2 ** 20;
   const { request, response } = client.startRun([
-    { kind: "start", start: { package: pack(`flood ${bytes}`), invocation: { args: [] } } as never },
+    { kind: "start", start: { package: pack(`flood ${bytes}`), invocation: { args: [] } } },
   ]);
   request.end();
   let received = 0;

@@ -1,19 +1,19 @@
-// One table of behaviours, run against both real runtimes without a sandbox: what a box relies on (spec/guest).
+// One table of behaviours, run against both real runtimes, as plain processes and in the sandbox: what a box relies on (spec/guest).
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { duplexPair } from "node:stream";
 import { after, before, describe, test } from "node:test";
 import type { JsonValue } from "../../src/wire/api.ts";
 import type { Grant } from "../../src/wire/grant.ts";
 import { Limits } from "../../src/wire/limits.ts";
-import type { ImageName } from "../../src/wire/policy.ts";
+import { IMAGES, type ImageName } from "../../src/wire/policy.ts";
 import {
   fakeNet,
   GuestBench,
   memoryStorage,
   NET,
+  PLACES,
   type RunningGuest,
   type RunOptions,
 } from "./guest-harness.ts";
@@ -49,11 +49,13 @@ const python = (body: string) =>
     .join("\n")}\n`;
 const storageGrant: Partial<Grant> = { storage: { bytes: 1000 } };
 
-for (const image of ["deno", "python"] as const) {
-  describe(`guest ${image}`, { timeout: 60_000 }, () => {
+for (const { image, place } of IMAGES.flatMap((name) =>
+  PLACES.map((where) => ({ image: name, place: where })),
+)) {
+  describe(`guest ${image}, ${place}`, { timeout: 60_000 }, () => {
     let bench: GuestBench;
     before(async () => {
-      bench = await GuestBench.open();
+      bench = await GuestBench.open(place, 25_000);
     });
     after(async () => {
       await bench[Symbol.asyncDispose]();
@@ -71,8 +73,7 @@ for (const image of ["deno", "python"] as const) {
       );
       assert.deepEqual(await guest.all(), ['[1,"a",null,{"k":[true,2.5]}]', "zwei ü"]);
       assert.deepEqual(await guest.ended, { kind: "returned" });
-      if (guest.child.exitCode === null) await once(guest.child, "exit");
-      assert.equal(guest.child.exitCode, 0);
+      assert.equal(await guest.exited, 0);
     });
 
     test("input messages arrive whole and in order, and input ends", async () => {
@@ -426,9 +427,8 @@ except api.HostError as error:
       await using guest = await run(ECHO);
       await guest.send("x");
       await guest.next();
-      const exited = once(guest.child, "exit");
       await guest.link[Symbol.asyncDispose]();
-      await exited;
+      await guest.exited;
     });
   });
 }

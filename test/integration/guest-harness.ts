@@ -1,23 +1,28 @@
-// Runs real guest runtimes without a sandbox, with services kept in memory: for the tests of the guest room.
+// Runs real guest runtimes, with and without their sandbox, with services kept in memory: for the tests of the
+// guest room.
 
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
-import { createRequire } from "node:module";
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { concat } from "../../src/base/bytes.ts";
 import { Channel } from "../../src/base/channel.ts";
+import { systemClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { type GuestEnd, GuestLink, type OutputFragment } from "../../src/box/host/guest-link.ts";
 import type { FunctionStorage, HostServices, InstanceNet } from "../../src/box/host/services.ts";
+import { findDeno } from "../../src/box/sandbox/image.ts";
+import { SandboxHost } from "../../src/box/sandbox/sandbox.ts";
+import { sandboxSpec } from "../../src/box/session/sandboxed-guest.ts";
 import { buildGuests, type GuestFiles, PYTHON_PATH } from "../../src/guest/build.ts";
-import { guestRunners } from "../../src/guest/images.ts";
+import { GUEST_DIR, guestRunners } from "../../src/guest/images.ts";
 import type { Invocation } from "../../src/wire/api.ts";
 import type { Grant } from "../../src/wire/grant.ts";
 import type { ImageName } from "../../src/wire/policy.ts";
+import { SITE_CERTIFICATE } from "../vectors/site-certificate.ts";
 
 const ISOLATION = {
   deno: ["run", "--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only"],
@@ -29,15 +34,12 @@ export interface RunOptions {
   readonly entry?: string;
   readonly grant?: Partial<Grant>;
   readonly services?: HostServices;
-  readonly env?: Readonly<Record<string, string>>;
   /** Whether output is consumed as it comes; else the test calls `consume`. */
   readonly reads?: boolean;
 }
 
 /** One running guest and what came out of it so far. */
-export interface RunningGuest extends AsyncDisposable {
-  readonly link: GuestLink;
-  readonly child: ChildProcess;
+export interface RunningGuest extends Launched {
   readonly fragments: OutputFragment[];
   readonly logs: { level: string; text: string }[];
   readonly ended: Promise<GuestEnd>;
@@ -48,40 +50,102 @@ export interface RunningGuest extends AsyncDisposable {
   send(text: string | Uint8Array): Promise<void>;
 }
 
+/** Where runtimes run: as plain processes of this user, or in the sandbox that boxes use (needs root). */
+export type Place = "plain" | "sandbox";
+export const PLACES: readonly Place[] = process.getuid?.() === 0 ? ["plain", "sandbox"] : ["plain"];
+
+/** A runtime that was launched, wherever. */
+interface Launched extends AsyncDisposable {
+  readonly link: GuestLink;
+  /** Its process id on this machine. */
+  readonly pid: number;
+  /** The exit code, or how else it ended. */
+  readonly exited: Promise<number | string>;
+}
+
 export class GuestBench implements AsyncDisposable {
-  readonly files: GuestFiles;
+  readonly place: Place;
+  /** Where guests see a file with the certificate of site.test. */
+  readonly caFile: string;
+  readonly #files: GuestFiles;
+  readonly #host: SandboxHost | undefined;
   readonly #dir: string;
 
-  private constructor(dir: string, files: GuestFiles) {
+  private constructor(place: Place, dir: string, files: GuestFiles, host: SandboxHost | undefined) {
+    this.place = place;
     this.#dir = dir;
-    this.files = files;
+    this.#files = files;
+    this.#host = host;
+    this.caFile = join(place === "plain" ? files.dir : GUEST_DIR, "site.pem");
   }
 
-  static async open(): Promise<GuestBench> {
+  /** @param firstUid of the user ids that sandboxes get: each test file has its own. */
+  static async open(place: Place = "plain", firstUid = 25_000): Promise<GuestBench> {
     const dir = await mkdtemp(join(tmpdir(), "bento-guest-"));
-    return new GuestBench(dir, await buildGuests(dir));
+    // Sandboxes have other user ids.
+    await chmod(dir, 0o755);
+    const files = await buildGuests(dir);
+    await writeFile(join(files.dir, "site.pem"), SITE_CERTIFICATE);
+    if (place === "plain") return new GuestBench(place, dir, files, undefined);
+    const { deno, python } = files.runners;
+    const env = { DENO_CERT: join(GUEST_DIR, "site.pem") };
+    const host = await SandboxHost.open({
+      dir,
+      guest: {
+        dir: files.dir,
+        runners: { ...(deno && { deno: { ...deno, env } }), ...(python && { python }) },
+      },
+      images: ["deno", "python"],
+      uidRange: { first: firstUid, count: 50 },
+      total: { memoryBytes: 2 ** 30, pidsMax: 500, cpuPercent: 200 },
+      instancesMax: 8,
+      warm: [],
+      warmLimits: { memoryBytes: 96 * 2 ** 20, pidsMax: 64, cpuPercent: 100 },
+      log: silentLog,
+      clock: systemClock,
+    });
+    return new GuestBench(place, dir, files, host);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#host?.[Symbol.asyncDispose]();
     await rm(this.#dir, { recursive: true, force: true });
   }
 
   /** Launches a runtime; nothing is started in it yet. */
-  launch(
-    image: ImageName,
-    env: Readonly<Record<string, string>> = {},
-  ): { child: ChildProcess; link: GuestLink } {
-    const { file, flags } = guestRunners(this.files.dir)[image];
-    const argv = [...ISOLATION[image], ...flags, join(this.files.dir, file)];
-    const child = spawn(image === "deno" ? denoPath() : PYTHON_PATH, argv, {
+  async launch(image: ImageName, grant: Grant = grantOf(image)): Promise<Launched> {
+    return this.#host ? launchBoxed(this.#host, grant) : this.#launchPlain(image);
+  }
+
+  #launchPlain(image: ImageName): Launched {
+    const { file, flags } = guestRunners(this.#files.dir)[image];
+    const argv = [...ISOLATION[image], ...flags, join(this.#files.dir, file)];
+    const child = spawn(image === "deno" ? (findDeno() ?? assert.fail("no deno")) : PYTHON_PATH, argv, {
       stdio: ["pipe", "pipe", "inherit"],
-      env: { NO_COLOR: "1", ...env },
+      env: { NO_COLOR: "1", DENO_CERT: this.caFile },
     });
-    return { child, link: new GuestLink({ stdin: child.stdin, stdout: child.stdout, log: silentLog }) };
+    const exited = new Promise<number | string>((resolve) => {
+      child.once("exit", (code, signal) => {
+        resolve(code ?? signal ?? "");
+      });
+    });
+    const link = new GuestLink({ stdin: child.stdin, stdout: child.stdout, log: silentLog });
+    return {
+      link,
+      pid: child.pid ?? 0,
+      exited,
+      async [Symbol.asyncDispose]() {
+        await link[Symbol.asyncDispose]();
+        if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
+        await exited;
+      },
+    };
   }
 
   async run(image: ImageName, source: string, options: RunOptions = {}): Promise<RunningGuest> {
-    const { child, link } = this.launch(image, options.env);
+    const grant = grantOf(image, options.grant);
+    const launched = await this.launch(image, grant);
+    const { link } = launched;
     await link.ready;
     const fragments: OutputFragment[] = [];
     const logs: { level: string; text: string }[] = [];
@@ -93,7 +157,7 @@ export class GuestBench implements AsyncDisposable {
         name: "test",
         source,
         invocation: options.invocation ?? { args: [] },
-        grant: grantOf(image, options.grant),
+        grant,
         ...(options.entry === undefined ? {} : { entry: options.entry }),
       },
       options.services ?? {},
@@ -111,12 +175,14 @@ export class GuestBench implements AsyncDisposable {
         },
       },
     );
-    void link.ended.then(() => {
+    void (async () => {
+      await link.ended;
       messages.close();
-    });
+    })();
     return {
       link,
-      child,
+      pid: launched.pid,
+      exited: launched.exited,
       fragments,
       logs,
       ended: link.ended,
@@ -127,20 +193,28 @@ export class GuestBench implements AsyncDisposable {
         return texts;
       },
       send: (text) => link.sendInput(Buffer.from(text), { last: true }),
-      async [Symbol.asyncDispose]() {
-        await link[Symbol.asyncDispose]();
-        if (child.exitCode !== null || child.signalCode !== null) return;
-        const exited = once(child, "exit");
-        child.kill("SIGKILL");
-        await exited;
-      },
+      [Symbol.asyncDispose]: () => launched[Symbol.asyncDispose](),
     };
   }
 }
 
+async function launchBoxed(host: SandboxHost, grant: Grant): Promise<Launched> {
+  const sandbox = await host.start(sandboxSpec(grant), { signal: new AbortController().signal });
+  const link = new GuestLink({ stdin: sandbox.stdin, stdout: sandbox.stdout, log: silentLog });
+  return {
+    link,
+    pid: sandbox.pid,
+    exited: sandbox.exited.then((exit) => (exit.kind === "exited" ? exit.code : exit.kind)),
+    async [Symbol.asyncDispose]() {
+      await link[Symbol.asyncDispose]();
+      await sandbox[Symbol.asyncDispose]();
+    },
+  };
+}
+
 export function grantOf(image: ImageName, wanted: Partial<Grant> = {}): Grant {
   const limits = {
-    memoryBytes: 64 * 2 ** 20,
+    memoryBytes: 128 * 2 ** 20,
     cpuPercent: 100,
     pids: 32,
     tmpBytes: 8 * 2 ** 20,
@@ -214,10 +288,4 @@ export function fakeNet(
       /* the streams are the test's */
     },
   };
-}
-
-function denoPath(): string {
-  const architecture = process.arch === "arm64" ? "arm64" : "x64";
-  const require = createRequire(import.meta.url);
-  return join(dirname(require.resolve(`@deno/linux-${architecture}-glibc/package.json`)), "deno");
 }

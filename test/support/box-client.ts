@@ -48,7 +48,7 @@ export class TestSession {
   /** The next frame, which must be of this kind. */
   async next<Kind extends BoxFrame["kind"]>(kind: Kind): Promise<Extract<BoxFrame, { kind: Kind }>> {
     const frame = await this.frames.receive({ signal: AbortSignal.timeout(20_000) });
-    if (frame?.kind !== kind) throw new Error(`expected ${kind}, got ${JSON.stringify(frame)}`);
+    if (frame?.kind !== kind) throw new Error(`expected ${kind}, got ${JSON.stringify(frame).slice(0, 200)}`);
     return frame as Extract<BoxFrame, { kind: Kind }>;
   }
 
@@ -127,10 +127,7 @@ export class BoxClient {
     token?: string,
   ): Promise<TestSession> {
     const { invocation = { args: [] }, ...rest } = start;
-    const sent = this.startRun(
-      [{ kind: "start", start: { ...rest, invocation } as Extract<ClientFrame, { kind: "start" }>["start"] }],
-      token,
-    );
+    const sent = this.startRun([{ kind: "start", start: { ...rest, invocation } }], token);
     const response = await sent.response;
     if (response.statusCode !== 200) throw await refusalOf(response);
     const session = new TestSession(

@@ -6,6 +6,7 @@ import type { Cli } from "../../client/cli/cli.ts";
 import { EXIT } from "../../client/cli/exit-code.ts";
 import { table } from "../../client/cli/io.ts";
 import { formatSeconds, Progress } from "../../client/cli/progress.ts";
+import { formatSocks } from "../../client/tor-dial.ts";
 import { Testnet } from "../../testnet/testnet.ts";
 import {
   isBoxAlive,
@@ -86,9 +87,9 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
       alive: await isBoxAlive(dir, name),
     })),
   );
-  const socks = testnet.socks();
+  const socks = formatSocks(testnet.socksTcp());
   const isWhole = nodes.every(({ pid }) => pid !== undefined) && boxes.every(({ alive }) => alive);
-  cli.io.result({ dir, socks: `${socks.host}:${socks.port}`, whole: isWhole, nodes, boxes }, () =>
+  cli.io.result({ dir, socks, whole: isWhole, nodes, boxes }, () =>
     [
       table([
         ["NODE", "ROLE", "PID", "MEMORY", "READY"],
@@ -101,7 +102,7 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
         ]),
       ]),
       "",
-      `SOCKS  ${socks.host}:${socks.port}`,
+      `SOCKS  ${socks}`,
       ...boxes.map(({ name, address, alive }) => `${name}   ${address}${alive ? "" : "   not running"}`),
     ].join("\n"),
   );

@@ -69,6 +69,7 @@ export class Operations {
   async run(pack: FunctionPackage, invocation: Invocation): Promise<{ stored: Stored; instance: Instance }> {
     checkInvocation(pack, invocation);
     const granted = this.#options.admission.admitFunction(pack);
+    this.#refuseWhenFull();
     const { added, durable } = this.#startAdd(pack, granted);
     const starting = this.#options.instances.start(instanceRequest(added.id, pack, granted, invocation));
     const [start, write] = await Promise.allSettled([starting, durable]);
@@ -124,6 +125,15 @@ export class Operations {
       await this.#options.instances.endFunction(id, "expired");
       await this.#options.forget(id);
     }
+  }
+
+  /** Whether there is room is decided when it is reserved; this spares the disk the runs of a box that is full. */
+  #refuseWhenFull(): void {
+    const { accepting, used, policy } = this.#options.admission;
+    if (accepting) return;
+    throw used.instances >= policy.total.instances
+      ? new BoxError("box-full", `Cannot start instance: this box runs ${used.instances} and no more`)
+      : new BoxError("functions-unavailable", "Cannot start instance: the sandbox is not ready");
   }
 
   async #findOwned(credential: string | undefined): Promise<StoredFunction> {

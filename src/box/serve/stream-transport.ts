@@ -28,8 +28,8 @@ export class StreamTransport implements SessionTransport {
     this.#frames = this.#cut(request, new FrameSplitter(frameBytesMax));
     response.once("close", () => {
       this.#gone.abort(new Error("the client has gone"));
-      // Node forgets a request whose response has ended: nobody else would end its reader.
-      request.destroy();
+      // Node forgets a request whose response broke off: nobody else would end its reader.
+      if (!response.writableFinished) request.destroy();
     });
     request.once("error", () => {
       this.#gone.abort(new Error("the client has gone"));
@@ -53,8 +53,6 @@ export class StreamTransport implements SessionTransport {
   begin(): void {
     setCommonHeaders(this.#response);
     this.#response.setHeader("Content-Type", MEDIA.session);
-    // The request may still be open when the session ends: this connection serves nothing after it.
-    this.#response.setHeader("Connection", "close");
     this.#response.writeHead(200);
   }
 
@@ -67,7 +65,8 @@ export class StreamTransport implements SessionTransport {
   async receive(): Promise<ClientFrame | undefined> {
     const next = await this.#frames.next();
     if (next.done === true) {
-      this.#canReceive = false;
+      // A body that broke off acknowledges nothing.
+      if (!this.signal.aborted) this.#canReceive = false;
       return undefined;
     }
     return decodeClientFrame(next.value);
@@ -75,13 +74,22 @@ export class StreamTransport implements SessionTransport {
 
   async close(lingerMs: number): Promise<void> {
     if (this.signal.aborted) return;
-    const timer = setTimeout(() => this.#response.destroy(), lingerMs);
-    const closed = new Promise<void>((resolve) => {
-      this.signal.addEventListener("abort", () => resolve(), { once: true });
-    });
+    const { socket } = this.#response;
+    const timer = setTimeout(() => socket?.destroy(), lingerMs);
     this.#response.end();
-    await closed;
+    // Hanging up on a client that still sends would reset the connection, and with it what the client has not read
+    // yet. So its body is read to the end, which it sends when it has got everything.
+    await this.#readToEnd();
     clearTimeout(timer);
+  }
+
+  async #readToEnd(): Promise<void> {
+    try {
+      while ((await this.#frames.next()).done !== true);
+    } catch {
+      // What a client sends after the end is nobody's business, however malformed.
+      this.#response.socket?.destroy();
+    }
   }
 
   async #drained(): Promise<void> {

@@ -9,6 +9,7 @@ import { TestClock } from "../../base/clock.ts";
 import { silentLog } from "../../base/log.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import type { FunctionId } from "../store/function-store.ts";
+import type { Backlog } from "./backlog.ts";
 import { SPOOLED_BLOCK_BYTES_MAX } from "./backlog-block.ts";
 import { type InstanceRequest, STOP_GRACE_MS } from "./instance.ts";
 import { Instances } from "./instances.ts";
@@ -77,7 +78,7 @@ function setUp() {
     guests,
     instances,
     /** Nothing is held for anything that runs no more. */
-    assertIdle() {
+    assertIdle: () => {
       assert.deepEqual(
         { reserved, services, alive: guests.alive, running: instances.running },
         { reserved: 0, services: 0, alive: 0, running: 0 },
@@ -87,7 +88,7 @@ function setUp() {
   };
 }
 
-async function outputOf(instance: { backlog: import("./backlog.ts").Backlog }): Promise<string> {
+async function outputOf(instance: { backlog: Backlog }): Promise<string> {
   const parts: Uint8Array[] = [];
   for (let at = 0; ; ) {
     const chunk = await instance.backlog.read(at, { open: false, signal: never });

@@ -100,12 +100,16 @@ export class Instances implements AsyncDisposable {
     await instance[Symbol.asyncDispose]();
   }
 
-  /** Ends everything. Takes no new instances from now on. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Ends everything and starts nothing more. Output stays, so that attached clients still see how it ended. */
+  async stop(): Promise<void> {
     this.#stopping = true;
-    const all = [...this.#byHash.values()];
-    await Promise.all(all.map((instance) => instance.kill("box-stopping")));
-    await Promise.all(all.map((instance) => this.free(instance)));
+    await Promise.all([...this.#byHash.values()].map((instance) => instance.kill("box-stopping")));
+  }
+
+  /** Ends everything and forgets it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    await Promise.all([...this.#byHash.values()].map((instance) => this.free(instance)));
   }
 
   #add(instance: Instance): void {

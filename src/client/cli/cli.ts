@@ -2,6 +2,7 @@
 // through Tor is the default everywhere; direct TCP has to be asked for by name.
 
 import { BentoError } from "../../base/errors.ts";
+import type { SocksAddress } from "../../tor/socks.ts";
 import { grant } from "../../wire/grant.ts";
 import { type Manifest, parseManifest } from "../../wire/manifest.ts";
 import { type BoxAddress, formatAddress, isOnion, tryParseAddress } from "../address.ts";
@@ -9,7 +10,7 @@ import { BoxClient } from "../client.ts";
 import type { BoxEntry, Context } from "../context.ts";
 import { type Dial, directDial } from "../dial.ts";
 import type { LoadedPackage } from "../package-loader.ts";
-import { torDial } from "../tor-dial.ts";
+import { torDial, tryParseSocks } from "../tor-dial.ts";
 import type { Io } from "./io.ts";
 
 export interface Cli {
@@ -129,9 +130,9 @@ export function boxLabel(reach: Reach): string {
   return reach.box === address ? address : reach.box;
 }
 
-/** `"127.0.0.1:9050"` or `"9050"`. */
-export function socksAddress(text: string): BoxAddress {
-  const address = tryParseAddress(/^\d+$/.test(text) ? `127.0.0.1:${text}` : text);
+/** The SOCKS port that the user named. */
+export function socksAddress(text: string): SocksAddress {
+  const address = tryParseSocks(text);
   if (address) return address;
-  throw usage(`Cannot use SOCKS address "${text}": wanted host:port`);
+  throw usage(`Cannot use SOCKS address "${text}": wanted host:port or unix:/path`);
 }

@@ -35,7 +35,7 @@ export async function open(cli: Cli, given: string, options: OpenOptions): Promi
     events.quiet();
     throw error;
   }
-  return streamSession(
+  return await streamSession(
     cli,
     client,
     session,

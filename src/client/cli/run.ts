@@ -58,7 +58,7 @@ export async function run(
   };
   const name = await rememberInstance(cli, session.instance, target.name, entry);
   const endInput = !options.leaveOpen;
-  return streamSession(cli, client, session, events, { ...options, endInput }, { ...entry, name });
+  return await streamSession(cli, client, session, events, { ...options, endInput }, { ...entry, name });
 }
 
 interface Target {

@@ -16,10 +16,11 @@ export function failureOf(thrown: unknown, moduleUrl: string): GuestFailure {
   const clean = (text: string) => text.replaceAll(moduleUrl, FILE).replaceAll(COLOUR, "");
   const sections: string[] = [];
   let error = thrown;
-  for (let depth = 0; depth < CAUSES_MAX && error !== undefined; depth++) {
+  for (let depth = 0; depth < CAUSES_MAX; depth++) {
     const head = `${nameOf(error)}: ${messageOf(error)}`;
     sections.push([depth === 0 ? head : `Caused by: ${head}`, ...framesOf(error, moduleUrl)].join("\n"));
-    error = error instanceof Error ? error.cause : undefined;
+    if (!(error instanceof Error) || error.cause === undefined) break;
+    error = error.cause;
   }
   return {
     name: cut(clean(nameOf(thrown)), 200),

@@ -74,15 +74,24 @@ function importSource(source: string): Promise<{ default?: unknown }> {
 }
 
 async function fail(error: unknown): Promise<void> {
-  await finish(GUEST_FRAME.failed, failureOf(error, moduleUrl ?? "function.ts"));
+  let failure = { name: "Error", message: "", traceback: "" };
+  try {
+    failure = failureOf(error, moduleUrl ?? "function.ts");
+  } finally {
+    await finish(GUEST_FRAME.failed, failure);
+  }
 }
 
 /** The first end counts. What was queued before it leaves before it. */
 async function finish(type: number, failure?: unknown): Promise<void> {
   if (ending) return;
   ending = true;
-  if (failure === undefined) channel.send(type, 0);
-  else channel.sendJson(type, 0, failure);
-  await channel.flush();
-  exit(0);
+  try {
+    if (failure === undefined) channel.send(type, 0);
+    else channel.sendJson(type, 0, failure);
+    await channel.flush();
+  } finally {
+    // Also when the function broke what this needs: the box sees a guest that ended without a result.
+    exit(0);
+  }
 }

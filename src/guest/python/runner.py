@@ -651,6 +651,15 @@ def _patch_socket(module, channel, granted, bridged):
             return error.errno
         return 0
 
+    real_init = module.socket.__init__
+
+    def init(self, *args, **kwargs):
+        try:
+            real_init(self, *args, **kwargs)
+        except PermissionError:
+            why = "it needs the system call group loopback" if granted else "the function was not granted net"
+            raise PermissionError(1, "Cannot open a socket: " + why) from None
+
     bridges = []
 
     def bridge():
@@ -661,6 +670,7 @@ def _patch_socket(module, channel, granted, bridged):
     def gethostbyname(name):
         return address_of(name)
 
+    module.socket.__init__ = init
     module.socket.connect, module.socket.connect_ex = connect, connect_ex
     module.getaddrinfo = getaddrinfo
     module.gethostname = lambda: _HOST_NAME

@@ -1,0 +1,259 @@
+// The box with everything real: sandbox, both runtimes, store. What functions do reaches their clients, what
+// clients lose waits for them, and what a killed box acknowledged is there when it starts again. Needs root.
+
+import assert from "node:assert/strict";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { PATHS } from "../../src/wire/api.ts";
+import { BoxClient } from "../support/box-client.ts";
+
+const FIRST_UID = 24_000;
+const FLAT_RSS_BYTES = 400 * 2 ** 20;
+
+class BoxProcess implements AsyncDisposable {
+  readonly child: ChildProcess;
+  readonly client: BoxClient;
+  readonly legacyPort: number;
+
+  private constructor(child: ChildProcess, client: BoxClient, legacyPort: number) {
+    this.child = child;
+    this.client = client;
+    this.legacyPort = legacyPort;
+  }
+
+  static async start(dataDir: string, uids = 100): Promise<BoxProcess> {
+    const script = fileURLToPath(new URL("../support/box-process.ts", import.meta.url));
+    const child = spawn(
+      process.execPath,
+      ["--disable-warning=ExperimentalWarning", script, dataDir, String(FIRST_UID), String(uids)],
+      { stdio: ["ignore", "pipe", "pipe"] },
+    );
+    let complaints = "";
+    child.stderr?.on("data", (chunk: Buffer) => {
+      complaints += chunk.toString();
+    });
+    for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
+      const { port, legacyPort } = JSON.parse(line) as { port: number; legacyPort: number };
+      return new BoxProcess(child, new BoxClient(port), legacyPort);
+    }
+    throw new Error(`the box does not start: ${complaints}`);
+  }
+
+  async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+    const exited = once(this.child, "exit");
+    this.child.kill(signal);
+    await exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode === null && this.child.signalCode === null) await this.end("SIGTERM");
+  }
+}
+
+let dataDir: string;
+let box: BoxProcess;
+before(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), "bento-real-"));
+  box = await BoxProcess.start(dataDir);
+});
+after(async () => {
+  await box[Symbol.asyncDispose]();
+  assert.deepEqual(await functionProcesses(), []);
+  await rm(dataDir, { recursive: true });
+});
+
+const deno = (body: string, manifest: object = {}) => ({
+  manifest: { name: "f", image: "deno" as const, ...manifest },
+  source: `export default { async invoke(session, env, ...args) { ${body} } };`,
+});
+const python = (source: string) => ({ manifest: { name: "f", image: "python" as const }, source });
+const ECHO = deno("for await (const message of session) await session.send(message);");
+
+test("run: deno and python functions send, return and fail, and their clients see it", async () => {
+  const hello = await box.client.run({
+    package: deno("await session.send(`hello ${args[0]}`);"),
+    invocation: { args: ["you"] },
+  });
+  await hello.next("attached");
+  assert.equal(await hello.text(), "hello you");
+  assert.deepEqual((await hello.next("ended")).outcome, { kind: "returned" });
+
+  const add = await box.client.run({
+    package: python("def add(a, b):\n  return str(a + b)\n"),
+    invocation: { call: "add(2, 3)" },
+  });
+  await add.next("attached");
+  assert.equal(await add.text(), "5");
+  assert.deepEqual((await add.next("ended")).outcome, { kind: "returned" });
+
+  const failing = await box.client.run({ package: deno("throw new RangeError('as asked');") });
+  await failing.next("attached");
+  const { outcome } = await failing.next("ended");
+  assert.ok(outcome.kind === "failed");
+  assert.deepEqual([outcome.name, outcome.message], ["RangeError", "as asked"]);
+  assert.doesNotMatch(outcome.traceback, /\/bento|node_modules|\/work|\/tmp/);
+});
+
+test("run: a function over its memory, and one that ends its process, are told apart", async () => {
+  const hungry = await box.client.run({
+    package: deno("const held = []; for (;;) held.push(new Uint8Array(1e7).fill(1));"),
+  });
+  await hungry.next("attached");
+  assert.deepEqual((await hungry.next("ended")).outcome, { kind: "killed", reason: "out-of-memory" });
+  const crashing = await box.client.run({
+    package: python("import os\ndef die():\n  os._exit(3)\n"),
+    invocation: { call: "die()" },
+  });
+  await crashing.next("attached");
+  const { outcome } = await crashing.next("ended");
+  assert.deepEqual(outcome, { kind: "killed", reason: "crashed", detail: "the runtime exited with code 3" });
+});
+
+test("run: 100 MB each way at once, with flat memory in the box", async () => {
+  const total = 100e6;
+  const message = Buffer.alloc(50_000, 7);
+  const session = await box.client.run({
+    package: deno("for await (const message of session) await session.send(message);", {
+      cpu: "100%",
+      memory: "128MiB",
+    }),
+  });
+  await session.next("attached");
+  let sent = 0;
+  let most = 0;
+  const inFlightMax = 1_000_000;
+  while (session.bytes < total) {
+    while (sent < total && sent - session.bytes < inFlightMax) {
+      session.send({ kind: "input", bytes: message, last: true });
+      sent += message.length;
+    }
+    await session.next("output");
+    if (session.bytes % 5_000_000 < 50_000) most = Math.max(most, await residentBytes(box.child.pid ?? 0));
+  }
+  session.send({ kind: "input-end" });
+  assert.equal(session.bytes, total);
+  assert.ok(most < FLAT_RSS_BYTES, `the box held ${most} bytes`);
+});
+
+test("open: a function goes on without its client, and its output waits", async () => {
+  const { invocationToken } = await box.client.store(
+    deno("for (let n = 0; n < 300; n++) await session.send(new Uint8Array(10_000).fill(n));"),
+  );
+  const instance = await box.client.exec(invocationToken);
+  const first = await box.client.open(instance, { acknowledge: false });
+  await first.next("attached");
+  await first.next("output");
+  first.hangUp();
+  const second = await box.client.open(instance, { offset: 10_000 });
+  await second.next("attached");
+  for (let at = 10_000; at < 3_000_000; ) {
+    const frame = await second.next("output");
+    assert.equal(frame.offset, at);
+    at += frame.bytes.length;
+  }
+  assert.equal((await second.next("ended")).outcome.kind, "returned");
+});
+
+test("the 2021 protocol: a client that knows only the specification stores, executes, opens and reads", async () => {
+  const script = fileURLToPath(new URL("./legacy_client.py", import.meta.url));
+  const { stdout } = await promisify(execFile)("/usr/bin/python3", [script, String(box.legacyPort)], {
+    timeout: 60_000,
+  });
+  assert.deepEqual(JSON.parse(stdout), {
+    token: [true, 36],
+    execution: [true, 36],
+    echo: "first",
+    long: 300_000,
+    reopened: "while away",
+    large: [true, 1_000_192, true],
+    end: [true, true, "session terminated"],
+    returned: "stopped",
+    terminated: "session terminated",
+    dead: [true, "session isn't alive"],
+    failure: [true, true],
+    "unknown token": [false, "invalid token"],
+    "unknown id": [true, "1".repeat(36), "no session exists with this id"],
+    refused: false,
+  });
+});
+
+test("Box: a box that is stopped tells its clients; one whose sandbox cannot be opened serves, but starts nothing", async () => {
+  const other = await mkdtemp(join(tmpdir(), "bento-real-"));
+  // Fewer user ids than instances: the sandbox refuses to open.
+  await using crippled = await BoxProcess.start(other, 2);
+  const info = await crippled.client.call("GET", PATHS.info);
+  assert.equal(info.json["accepting"], false);
+  await assert.rejects(crippled.client.run({ package: ECHO }), {
+    status: 503,
+    code: "functions-unavailable",
+  });
+  assert.equal((await crippled.client.call("GET", PATHS.policy)).status, 200);
+  await crippled.end("SIGTERM");
+  await rm(other, { recursive: true });
+
+  const session = await box.client.run({ package: ECHO });
+  await session.next("attached");
+  await box.end("SIGTERM");
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "killed", reason: "box-stopping" });
+  box = await BoxProcess.start(dataDir);
+});
+
+test("kill -9 under load: nothing acknowledged is lost, nothing is orphaned", async () => {
+  const acknowledged: string[] = [];
+  for (let round = 0; round < 4; round++) {
+    const { client } = box;
+    const load = Array.from({ length: 6 }, async () => {
+      for (;;) {
+        const session = await client.run({ package: ECHO });
+        const { stored } = (await session.next("attached")).attached;
+        if (stored) acknowledged.push(stored.invocationToken);
+        session.input("x");
+        await session.text();
+        if (acknowledged.length % 2 === 0) session.send({ kind: "input-end" });
+      }
+    });
+    const settled = Promise.allSettled(load);
+    const wanted = acknowledged.length + 5 + round * 4;
+    const deadline = Date.now() + 20_000;
+    while (acknowledged.length < wanted && Date.now() < deadline)
+      await new Promise((resolve) => setImmediate(resolve));
+    await box.end("SIGKILL");
+    await settled;
+    assert.ok(acknowledged.length >= wanted, "the load acknowledged something");
+    box = await BoxProcess.start(dataDir);
+  }
+  for (const token of acknowledged) {
+    const instance = await box.client.exec(token);
+    await box.client.call("POST", PATHS.close, { token: instance, body: { kill: true } });
+  }
+  // What is left is the warm pool of the box that runs: at most three, each with its monitor.
+  const left = await functionProcesses();
+  assert.ok(left.length <= 3, `${left.length} processes of functions are left`);
+});
+
+/** Processes of this test's range of user ids. */
+async function functionProcesses(): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of await readdir("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
+    const uid = Number(/^Uid:\t(\d+)/m.exec(status)?.[1] ?? -1);
+    // Not those that are dead already and wait for whatever is process 1 here.
+    if (/^State:\tZ/m.test(status)) continue;
+    const isGuest = /^Name:\t(deno|python3)/m.test(status);
+    if (isGuest && uid >= FIRST_UID && uid < FIRST_UID + 100) found.push(pid);
+  }
+  return found;
+}
+
+async function residentBytes(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, "utf8");
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+}
