@@ -23,7 +23,7 @@ export const benchmark: Benchmark = {
 async function measure(context: BenchContext): Promise<readonly Figure[]> {
   context.phase("starting a box without a warm pool");
   await using box = await BenchBox.start({
-    toml: "[policy.net]\nenabled = false\n[warm]\ndeno = 0\npython = 0",
+    toml: "[policy.net]\nenabled = false\n[policy.function]\ninstances = 64\n[warm]\ndeno = 0\npython = 0",
   });
   using client = box.client();
   const tokens = {

@@ -17,7 +17,9 @@ export const benchmark: Benchmark = {
 
 async function measure(context: BenchContext): Promise<readonly Figure[]> {
   context.phase("starting a box");
-  await using box = await BenchBox.start({ toml: "[policy.net]\nenabled = false" });
+  await using box = await BenchBox.start({
+    toml: "[policy.net]\nenabled = false\n[policy.function]\ninstances = 64",
+  });
   await box.warmedUp();
   await using deno = await Echo.open(box, "deno");
   await using python = await Echo.open(box, "python");
