@@ -82,7 +82,8 @@ fuzz([
       Buffer.from("000101000001000000000000076578616d706c6503636f6d0000010001", "hex"),
       Buffer.from("000101000001000000000000c00c00010001", "hex"),
     ],
-    parse: (bytes) => answerQuery(bytes, (name) => (name.length % 2 === 0 ? ["192.0.2.1", "2001:db8::1"] : undefined)),
+    parse: (bytes) =>
+      answerQuery(bytes, (name) => (name.length % 2 === 0 ? ["192.0.2.1", "2001:db8::1"] : undefined)),
   },
   {
     name: "control group files",
