@@ -31,10 +31,9 @@ globalThis.addEventListener("error", (event) => {
   event.stopImmediatePropagation();
   void fail(event.error);
 });
-// The first import of a process loads the compiler: an instance that waits ahead of need has paid for that.
-await importAs(
-  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke(): Promise<void> {} });',
-  "application/typescript",
+// The first import of a process loads what later ones need: an instance that waits ahead of need has paid for that.
+await load(
+  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke() {} });',
 );
 channel.send(GUEST_FRAME.ready, 0);
 channel.run(onFrame).then(
