@@ -63,11 +63,10 @@ interface Types extends TreeAdapterTypeMap<Node, Node, Node, Node, Node, Node, N
 export function scanDocument(html: string, documentUrl: string): DocumentScan {
   const scanner = new Scanner(documentUrl);
   const endMs = performance.now() + Limits.parseMs;
-  const { isWhole } = parseHtml<Types>(
-    html,
-    { treeAdapter: adapterOf(scanner) },
-    { depthMax: 1024, isOver: () => performance.now() > endMs },
-  );
+  const { isWhole } = parseHtml<Types>(html, adapterOf(scanner), {
+    elementsMax: Limits.elementsMax,
+    isOver: () => performance.now() > endMs,
+  });
   return {
     references: scanner.references,
     base: scanner.base,

@@ -149,46 +149,86 @@ async function readBody(
   kind: ResourceKind,
   response: Response,
 ): Promise<{ body: Uint8Array; cut: FetchFailure | undefined }> {
-  const reader = response.body?.getReader();
-  const parts: Uint8Array[] = [];
-  let length = 0;
+  const bytesMax = BYTES_MAX[kind];
+  const announced = Number(response.headers.get("content-length") ?? 0);
+  if (kind !== "page" && announced > bytesMax) {
+    discard(response);
+    throw new FetchFailure("too-large", `${announced} bytes, at most ${bytesMax}`);
+  }
+  const body = new GrowingBytes(Math.min(announced || PIECE_BYTES, bytesMax), bytesMax);
   let kept = false;
   let cut: FetchFailure | undefined;
   context.held.begin(attempt);
   try {
-    for (;;) {
-      const piece = reader ? await attempt.network(reader.read()) : undefined;
-      if (!piece || piece.done) break;
-      const { value } = piece;
-      const room = BYTES_MAX[kind] - length;
-      if (value.length > room) throw new FetchFailure("too-large", `more than ${BYTES_MAX[kind]} bytes`);
-      if (!context.takeTotal(value.length))
+    for await (const piece of piecesOf(response, attempt)) {
+      if (piece.length > bytesMax - body.length)
+        throw new FetchFailure("too-large", `more than ${bytesMax} bytes`);
+      if (!context.takeTotal(piece.length))
         throw new FetchFailure("too-large", "the page has used up its bytes");
-      await context.held.take(attempt, value.length, context.signal);
-      parts.push(value);
-      length += value.length;
+      await context.held.take(attempt, piece.length, context.signal);
+      body.push(piece);
     }
     kept = true;
   } catch (error) {
     cut = failureOf(error);
-    if (kind !== "page" || length === 0) throw cut;
+    if (kind !== "page" || body.length === 0) throw cut;
     kept = true;
   } finally {
-    context.held.end(attempt, length, kept);
+    context.held.end(attempt, body.length, kept);
     if (cut) attempt.abort();
   }
-  return { body: joined(parts, length), cut };
+  return { body: body.take(), cut };
 }
 
-function joined(parts: Uint8Array[], length: number): Uint8Array {
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
+const PIECE_BYTES = 64 * 1024;
+
+/**
+ * The body in pieces that are good until the next one. One buffer serves all of them: a new one for each would be
+ * garbage faster than it is collected, and the sandbox counts it.
+ */
+async function* piecesOf(response: Response, attempt: Attempt): AsyncGenerator<Uint8Array> {
+  if (!response.body) return;
+  const reader = response.body.getReader({ mode: "byob" });
+  let buffer = new ArrayBuffer(PIECE_BYTES);
+  for (;;) {
+    const { done, value } = await attempt.network(reader.read(new Uint8Array(buffer)));
+    if (done || !value) return;
+    yield value;
+    buffer = value.buffer;
   }
-  parts.length = 0;
-  return all;
+}
+
+/** Bytes put one behind the other, growing by half. */
+class GrowingBytes {
+  #bytes: Uint8Array;
+  readonly #bytesMax: number;
+  #length = 0;
+
+  constructor(sizeHint: number, bytesMax: number) {
+    this.#bytes = new Uint8Array(sizeHint);
+    this.#bytesMax = bytesMax;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  push(piece: Uint8Array): void {
+    const needed = this.#length + piece.length;
+    if (needed > this.#bytes.length) {
+      const grown = new Uint8Array(
+        Math.min(this.#bytesMax, Math.max(needed, Math.ceil(1.5 * this.#bytes.length))),
+      );
+      grown.set(this.#bytes.subarray(0, this.#length));
+      this.#bytes = grown;
+    }
+    this.#bytes.set(piece, this.#length);
+    this.#length = needed;
+  }
+
+  take(): Uint8Array {
+    return this.#bytes.subarray(0, this.#length);
+  }
 }
 
 /** Timing of one resource: aborts its request when the network has been silent or slow for too long. */

@@ -26,13 +26,15 @@ export const BrowserLimits = {
   fetchesPerHostMax: 6,
   fetchesMax: 16,
   /** Bodies in memory, read or being read, that wait for the client: bounds memory when the circuit is slow. */
-  heldBytesMax: 16 * 1024 * 1024,
+  heldBytesMax: 8 * 1024 * 1024,
   /** Without a byte for so long, a server counts as dead. */
   idleMs: 10_000,
   /** One sub-resource, redirects included, waiting for memory excluded. */
   resourceMs: 20_000,
   /** Time to walk the document's HTML: linear for honest pages, far below. */
   parseMs: 3_000,
+  /** Elements looked at: the document's length bounds honest ones, this those that multiply while they are parsed. */
+  elementsMax: 1_000_000,
   /** Ends of the options that an invocation may give. */
   deadlineMsMin: 1_000,
   deadlineMsMax: 300_000,

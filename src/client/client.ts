@@ -39,6 +39,7 @@ import { readAttached, Session, type SessionEvent } from "./session.ts";
 export { directDial } from "./dial.ts";
 export type { OutputChunk, SessionEvent } from "./session.ts";
 export { Session } from "./session.ts";
+export { torDial } from "./tor-dial.ts";
 export type { Dial };
 
 export interface BoxClientOptions {
@@ -125,7 +126,14 @@ export class BoxClient implements Disposable {
    * Installs (if a package is given), starts and attaches, in one round trip. Resolves when the box has attached
    * the session. A package is kept by the box until it expires or is shut down: `session.stored` has its tokens.
    */
-  async run(what: Runnable, invocation: Invocation, options: SessionCallOptions = {}): Promise<Session> {
+  async run(
+    what: Runnable,
+    invocation: Invocation,
+    options: SessionCallOptions & {
+      /** The function gets no messages: says so at once, in the same round trip. */
+      readonly endInput?: boolean | undefined;
+    } = {},
+  ): Promise<Session> {
     const pack = "package" in what ? checkedPackage(what.package) : undefined;
     const link = await openRunLink(
       this.#http,
@@ -135,7 +143,11 @@ export class BoxClient implements Disposable {
           : {}),
         invocation: checkedInvocation(invocation),
       },
-      { ...("token" in what ? { token: what.token } : {}), signal: options.signal },
+      {
+        ...("token" in what ? { token: what.token } : {}),
+        endInput: options.endInput ?? false,
+        signal: options.signal,
+      },
     );
     return this.#attach(link, options, (stored) => {
       if (pack && !stored) {

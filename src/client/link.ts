@@ -4,6 +4,7 @@
 
 import type { ClientRequest, IncomingMessage } from "node:http";
 import { WebSocket } from "ws";
+import { concat } from "../base/bytes.ts";
 import { Channel } from "../base/channel.ts";
 import type { Clock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
@@ -34,13 +35,15 @@ export interface Link {
   destroy(): void;
 }
 
-/** Starts `POST /v1/run` with `start` as first frame. */
+/** Starts `POST /v1/run` with `start` as first frame, and with the end of the input where there is none. */
 export async function openRunLink(
   boxHttp: BoxHttp,
   start: Start,
-  options: { token?: string; signal?: AbortSignal | undefined },
+  options: { token?: string; endInput: boolean; signal?: AbortSignal | undefined },
 ): Promise<Link> {
-  const head = prefixLength(encodeClientFrame({ kind: "start", start }));
+  const frames = [prefixLength(encodeClientFrame({ kind: "start", start }))];
+  if (options.endInput) frames.push(prefixLength(encodeClientFrame({ kind: "input-end" })));
+  const head = concat(frames);
   const { request, response } = await boxHttp.duplex(PATHS.run, MEDIA.session, head, options);
   return new BodyLink(request, response);
 }

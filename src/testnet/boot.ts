@@ -45,6 +45,8 @@ const BOOT_LIMIT_MS = 150_000;
  */
 const START_MARGIN_MS = 300;
 const START_WINDOW_MS = 1000;
+/** Of bootstrapping: enough directory information. What follows is circuits of the relay's own, which nobody needs. */
+const ENOUGH_DIRECTORY_PERCENT = 75;
 /** A relay that fetches at the right moment has the consensus within this time. */
 const REMIND_MS = 700;
 /** Between tries of the first stream. */
@@ -296,7 +298,10 @@ async function informRelays(it: Boot, relays: readonly TorProcess[]): Promise<vo
         if (!done.signal.aborted) throw error;
       });
       try {
-        await Promise.race([control.awaitBootstrap({ signal: it.signal }), reminding]);
+        await Promise.race([
+          control.awaitBootstrap({ percent: ENOUGH_DIRECTORY_PERCENT, signal: it.signal }),
+          reminding,
+        ]);
       } finally {
         done.abort();
         await reminding.catch(() => {

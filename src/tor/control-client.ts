@@ -224,15 +224,21 @@ export class ControlClient implements AsyncDisposable {
     await this.command(`MAPADDRESS ${word(from)}=${word(to)}`, wait);
   }
 
-  /** Resolves when tor says it is bootstrapped. `onProgress` gets percent and tor's own words for the phase. */
+  /**
+   * Resolves when tor says it is bootstrapped, or as far as `percent` (control-spec 5.5: 75 is enough directory
+   * information for circuits). `onProgress` gets percent and tor's own words for the phase.
+   */
   async awaitBootstrap(
-    options: Wait & { readonly onProgress?: (percent: number, summary: string) => void } = {},
+    options: Wait & {
+      readonly percent?: number;
+      readonly onProgress?: (percent: number, summary: string) => void;
+    } = {},
   ): Promise<void> {
     const done = Promise.withResolvers<void>();
     const look = (keywords: ReadonlyMap<string, string>) => {
       const percent = Number(keywords.get("PROGRESS") ?? 0);
       options.onProgress?.(percent, keywords.get("SUMMARY") ?? "");
-      if (percent >= 100) done.resolve();
+      if (percent >= (options.percent ?? 100)) done.resolve();
     };
     await using _subscription = await this.subscribe(
       ["STATUS_CLIENT"],

@@ -142,7 +142,9 @@ export function socksStream(options: SocksOptions): {
     stream.destroy(isRequestSent ? cause : unreachableProxy(options.proxy, cause));
   });
   socket.on("close", () => {
-    stream.destroy();
+    // Bytes that came before a clean end may still wait for their reader: destroying now would drop them.
+    if (socket.readableEnded && !stream.readableEnded) stream.once("end", () => stream.destroy());
+    else stream.destroy();
   });
   return { stream, connected: connected.promise };
 }

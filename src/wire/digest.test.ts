@@ -177,7 +177,7 @@ test("FrameDecoder: gives back content whatever the split and wherever padding s
     fc.property(fc.array(piece, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 8 }), (pieces, cuts) => {
       const parts: Uint8Array[] = [DIGEST_MAGIC];
       for (const one of pieces) {
-        if ("content" in one) parts.push(encodeContentFrames(one.content));
+        if ("content" in one) parts.push(...encodeContentFrames(one.content));
         else {
           const { header, bodyBytes } = paddingPlan(1000 - one.padding, 1000);
           parts.push(header, new Uint8Array(bodyBytes));

@@ -300,8 +300,8 @@ const FRAME = { filler: 0, content: 1, padding: 2 } as const;
 const CONTENT_HEADER_BYTES = 3;
 const PADDING_HEADER_BYTES = 5;
 
-/** Content frames around compressed bytes. */
-export function encodeContentFrames(bytes: Uint8Array): Uint8Array {
+/** Content frames around compressed bytes, as parts to be sent one behind the other. */
+export function encodeContentFrames(bytes: Uint8Array): Uint8Array[] {
   const parts: Uint8Array[] = [];
   for (let at = 0; at < bytes.length; at += DigestLimits.contentFrameBytesMax) {
     const piece = bytes.subarray(at, at + DigestLimits.contentFrameBytesMax);
@@ -310,7 +310,7 @@ export function encodeContentFrames(bytes: Uint8Array): Uint8Array {
     view(header).setUint16(1, piece.length);
     parts.push(header, piece);
   }
-  return concat(parts);
+  return parts;
 }
 
 /** What brings a stream of `bytesSent` to the next multiple of `multiple` exactly; `multiple` 0 asks for none. */

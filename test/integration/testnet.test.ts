@@ -82,7 +82,7 @@ test("Testnet.up: link latency shows in the round trip, traces are written, down
       status.map(({ name, role }) => `${name} ${role}`),
       ["a0 authority", "a1 authority", "a2 authority", "r0 relay", "e0 exit", "c0 client", "links links"],
     );
-    assert.ok(status.every(({ pid, rssBytes, bootstrap }) => pid && rssBytes > 1e6 && bootstrap === 100));
+    assert.ok(status.every(({ pid, rssBytes, bootstrap }) => pid && rssBytes > 1e6 && bootstrap >= 75));
     assert.match(
       await readFile(join(dir, "r0.trace"), "utf8"),
       /^\d+\tr0\t127\.\d+\.\d+\.\d+\t\d+\tin\t\d+$/mu,

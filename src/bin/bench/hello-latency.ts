@@ -1,15 +1,22 @@
 // `bento bench hello-latency`: how long a stranger with a box at hand waits for the first byte of a function that
 // the box has never seen. Durable: the answer comes after the function is flushed to disk.
 
+import { closeSync, fdatasyncSync, openSync, writeSync } from "node:fs";
+import path from "node:path";
+import { systemClock } from "../../base/clock.ts";
 import type { BoxClient } from "../../client/client.ts";
 import { loadPackage } from "../../client/package-loader.ts";
 import type { PackageInput } from "../../wire/package.ts";
-import { type BenchContext, type Benchmark, type Figure, median, percentile } from "./benchmark.ts";
+import { type BenchContext, type Benchmark, type Figure, median } from "./benchmark.ts";
 import { Reference2021 } from "./reference-2021.ts";
 import { BenchBox } from "./support/box-process.ts";
+import { firstMessage } from "./support/functions.ts";
+import { interleaved, spread } from "./support/samples.ts";
 
 const WARM_UP = 10;
 const SAMPLES = 100;
+/** Ended instances are cleaned up within this; their end is not part of the next sample. */
+const SETTLE_MS = 30;
 const REFERENCE_CODE = 'def hello():\n    api.send("hello world")\n';
 
 export const benchmark: Benchmark = {
@@ -30,53 +37,53 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
     manifest: { name: "hello", image: "python", memory: "64MiB" },
     source: REFERENCE_CODE,
   };
-  const ways = {
-    reference: () => reference.storeExecuteOpen(REFERENCE_CODE, "hello()"),
-    three: () => threeRequests(client, deno),
-    run: () => oneRequest(client, deno),
-    python: () => oneRequest(client, python, "hello()"),
-  };
-  const samples = { reference: [], three: [], run: [], python: [] } as Record<keyof typeof ways, number[]>;
-  for (let round = 0; round < WARM_UP + SAMPLES; round++) {
-    context.signal.throwIfAborted();
-    context.phase(`sample ${round} of ${WARM_UP + SAMPLES}`);
-    for (const [name, way] of Object.entries(ways) as [keyof typeof ways, () => Promise<unknown>][]) {
-      // What is measured is a warm pool; how fast it fills again is another benchmark.
-      await box.warmedUp();
-      const startedMs = performance.now();
-      await way();
-      if (round >= WARM_UP) samples[name].push(performance.now() - startedMs);
-    }
-  }
-  return figures(samples);
-}
-
-function figures(samples: Record<"reference" | "three" | "run" | "python", number[]>): Figure[] {
-  const reference = median(samples.reference);
-  const note = `n ${SAMPLES}, interleaved with the reference`;
+  using disk = new DiskProbe(box.dir);
+  const samples = await interleaved(
+    {
+      reference: () => reference.storeExecuteOpen(REFERENCE_CODE, "hello()"),
+      three: () => threeRequests(client, deno),
+      run: () => oneRequest(client, deno),
+      python: () => oneRequest(client, python, "hello()"),
+      info: () => client.info(),
+      flush: async () => disk.flush(),
+    },
+    {
+      warmUp: WARM_UP,
+      samples: SAMPLES,
+      signal: context.signal,
+      before: async () => {
+        await box.warmedUp();
+        await systemClock.sleep(SETTLE_MS, context.signal);
+      },
+      onRound: (done, all) => context.phase(`round ${done} of ${all}`),
+    },
+  );
+  const ratio = (of: number[]) => median(samples.reference) / median(of);
   return [
-    { name: "three requests p50", value: median(samples.three), unit: "ms", target: { most: 5 }, note },
-    { name: "three requests p99", value: percentile(samples.three, 0.99), unit: "ms" },
-    { name: "run, one request p50", value: median(samples.run), unit: "ms", target: { most: 5 }, note },
-    { name: "run, one request p99", value: percentile(samples.run, 0.99), unit: "ms" },
-    { name: "run, python p50", value: median(samples.python), unit: "ms", note },
-    { name: "run, python p99", value: percentile(samples.python, 0.99), unit: "ms" },
-    { name: "2021 stand-in p50", value: reference, unit: "ms", note: "a new interpreter a call, three requests, polled file" },
-    { name: "2021 stand-in p99", value: percentile(samples.reference, 0.99), unit: "ms" },
+    ...spread("three requests", samples.three, { p50: 5 }, "store, exec, open, one after the other"),
+    ...spread("run", samples.run, { p50: 5 }, "one request"),
+    ...spread("run, python", samples.python, {}, "one request"),
+    ...spread(
+      "2021 stand-in",
+      samples.reference,
+      {},
+      "a new interpreter a call, three requests, polled file",
+    ),
     {
-      name: "reference / three requests",
-      value: reference / median(samples.three),
+      name: "2021 / three requests",
+      value: ratio(samples.three),
       unit: "x",
       target: { least: 20 },
       note: "medians",
     },
-    {
-      name: "reference / run",
-      value: reference / median(samples.run),
-      unit: "x",
-      target: { least: 20 },
-      note: "medians",
-    },
+    { name: "2021 / run", value: ratio(samples.run), unit: "x", target: { least: 20 }, note: "medians" },
+    ...spread(
+      "bare HTTP request",
+      samples.info,
+      {},
+      "GET of the box's info: the least a request can take here",
+    ),
+    ...spread("flush of 16 KiB to disk", samples.flush, {}, "the least that durable can take here"),
   ];
 }
 
@@ -84,15 +91,29 @@ async function threeRequests(client: BoxClient, pack: PackageInput): Promise<voi
   const { invocationToken } = await client.store(pack);
   const instance = await client.exec(invocationToken, { args: [] });
   await using session = await client.open(instance);
-  await firstByte(session);
+  await firstMessage(session);
 }
 
 async function oneRequest(client: BoxClient, pack: PackageInput, call?: string): Promise<void> {
   await using session = await client.run({ package: pack }, call === undefined ? { args: [] } : { call });
-  await firstByte(session);
+  await firstMessage(session);
 }
 
-async function firstByte(session: AsyncIterable<Uint8Array>): Promise<void> {
-  for await (const _ of session) return;
-  throw new Error("hello said nothing");
+/** Appends to a file as a database's log does. */
+class DiskProbe implements Disposable {
+  readonly #file: number;
+  readonly #block = Buffer.alloc(16 * 1024, 1);
+
+  constructor(dir: string) {
+    this.#file = openSync(path.join(dir, "probe"), "a");
+  }
+
+  flush(): void {
+    writeSync(this.#file, this.#block);
+    fdatasyncSync(this.#file);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#file);
+  }
 }

@@ -1,5 +1,6 @@
 // File operations both cgroup drivers share. A control group is a directory of small text files.
 
+import { writeFileSync } from "node:fs";
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../base/clock.ts";
@@ -15,6 +16,8 @@ export interface ControlFiles {
   remove(directory: string): Promise<void>;
   read(path: string): Promise<string>;
   write(path: string, value: string): Promise<void>;
+  /** As `write`, for files whose writing never waits: without the hop to another thread, which costs three times more. */
+  writeNow(path: string, value: string): void;
   /** Names of the directories below. */
   list(directory: string): Promise<string[]>;
   /** SIGKILL; a process that is gone already is fine. */
@@ -30,6 +33,9 @@ export const kernelFiles: ControlFiles = {
   read: async (path) => await readFile(path, "utf8"),
   write: async (path, value) => {
     await writeFile(path, value, { flag: "r+" });
+  },
+  writeNow: (path, value) => {
+    writeFileSync(path, value, { flag: "r+" });
   },
   list: async (directory) => {
     const entries = await readdir(directory, { withFileTypes: true });
@@ -58,10 +64,16 @@ export class ControlGroups {
     try {
       await this.#files.write(join(directory, file), value);
     } catch (error) {
-      const code = systemCode(error) ?? "failed";
-      throw new BentoError("sandbox-cgroup", `Cannot write ${value} to ${join(directory, file)}: ${code}`, {
-        cause: error,
-      });
+      throw cannotWrite(join(directory, file), value, error);
+    }
+  }
+
+  /** Only for limits that the kernel just notes down. Those of memory may wait for pages to be freed. */
+  writeNow(directory: string, file: string, value: string): void {
+    try {
+      this.#files.writeNow(join(directory, file), value);
+    } catch (error) {
+      throw cannotWrite(join(directory, file), value, error);
     }
   }
 
@@ -163,4 +175,9 @@ export class ControlGroups {
       await this.#clock.sleep(EMPTY_POLL_MS);
     }
   }
+}
+
+function cannotWrite(path: string, value: string, cause: unknown): BentoError {
+  const code = systemCode(cause) ?? "failed";
+  return new BentoError("sandbox-cgroup", `Cannot write ${value} to ${path}: ${code}`, { cause });
 }

@@ -115,6 +115,12 @@ export class CgroupModel implements ControlFiles {
     if (name === "freezer.state" && value === "THAWED") this.#reap();
   }
 
+  writeNow(path: string, value: string): void {
+    const files = this.#files.get(dirname(path));
+    if (!files?.has(basename(path))) throw failure("ENOENT");
+    files.set(basename(path), value);
+  }
+
   async list(directory: string): Promise<string[]> {
     if (!this.#files.has(directory)) throw failure("ENOENT");
     return this.groups

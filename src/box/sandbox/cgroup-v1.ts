@@ -41,16 +41,14 @@ async function setLimits(
   limits: CgroupLimits,
   before?: CgroupLimits,
 ): Promise<void> {
-  const writes: Promise<void>[] = [];
-  if (limits.memoryBytes !== before?.memoryBytes)
-    writes.push(setMemory(groups, directoryOf(directories, "memory"), limits.memoryBytes));
   if (limits.pidsMax !== before?.pidsMax)
-    writes.push(groups.write(directoryOf(directories, "pids"), "pids.max", String(limits.pidsMax)));
+    groups.writeNow(directoryOf(directories, "pids"), "pids.max", String(limits.pidsMax));
   if (limits.cpuPercent !== before?.cpuPercent) {
     const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
-    writes.push(groups.write(directoryOf(directories, "cpu"), "cpu.cfs_quota_us", String(quotaUs)));
+    groups.writeNow(directoryOf(directories, "cpu"), "cpu.cfs_quota_us", String(quotaUs));
   }
-  await Promise.all(writes);
+  if (limits.memoryBytes !== before?.memoryBytes)
+    await setMemory(groups, directoryOf(directories, "memory"), limits.memoryBytes);
 }
 
 async function usageOf(groups: ControlGroups, directories: Directories): Promise<CgroupUsage> {

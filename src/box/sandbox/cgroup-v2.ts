@@ -22,16 +22,13 @@ async function setLimits(
   // memory.swap.max is absent when the kernel has no swap accounting; then swap must be off (doctor checks).
   if (!before && (await groups.exists(directory, "memory.swap.max")))
     await groups.write(directory, "memory.swap.max", "0");
-  const writes: Promise<void>[] = [];
-  if (limits.memoryBytes !== before?.memoryBytes)
-    writes.push(groups.write(directory, "memory.max", String(limits.memoryBytes)));
-  if (limits.pidsMax !== before?.pidsMax)
-    writes.push(groups.write(directory, "pids.max", String(limits.pidsMax)));
+  if (limits.pidsMax !== before?.pidsMax) groups.writeNow(directory, "pids.max", String(limits.pidsMax));
   if (limits.cpuPercent !== before?.cpuPercent) {
     const quotaUs = Math.round((limits.cpuPercent * CPU_PERIOD_US) / 100);
-    writes.push(groups.write(directory, "cpu.max", `${quotaUs} ${CPU_PERIOD_US}`));
+    groups.writeNow(directory, "cpu.max", `${quotaUs} ${CPU_PERIOD_US}`);
   }
-  await Promise.all(writes);
+  if (limits.memoryBytes !== before?.memoryBytes)
+    await groups.write(directory, "memory.max", String(limits.memoryBytes));
 }
 
 async function usageOf(groups: ControlGroups, directory: string): Promise<CgroupUsage> {

@@ -16,14 +16,16 @@ import type { SessionTransport } from "../session/session.ts";
 import { setCommonHeaders } from "./respond.ts";
 
 export class StreamTransport implements SessionTransport {
+  readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
-  readonly #frames: AsyncIterator<Uint8Array>;
+  readonly #frames: AsyncGenerator<Uint8Array>;
   readonly #gone = new AbortController();
   #canReceive = true;
   #onChunk: ((bytes: number) => void) | undefined;
 
   /** @param frameBytesMax bounds every frame of the client, the first one above all. */
   constructor(request: IncomingMessage, response: ServerResponse, frameBytesMax: number) {
+    this.#request = request;
     this.#response = response;
     this.#frames = this.#cut(request, new FrameSplitter(frameBytesMax));
     response.once("close", () => {
@@ -65,7 +67,7 @@ export class StreamTransport implements SessionTransport {
   async receive(): Promise<ClientFrame | undefined> {
     const next = await this.#frames.next();
     if (next.done === true) {
-      // A body that broke off acknowledges nothing.
+      // Only a body that ended well says that no acknowledgement follows; a broken one says nothing of the output.
       if (!this.signal.aborted) this.#canReceive = false;
       return undefined;
     }
@@ -74,22 +76,23 @@ export class StreamTransport implements SessionTransport {
 
   async close(lingerMs: number): Promise<void> {
     if (this.signal.aborted) return;
-    const { socket } = this.#response;
-    const timer = setTimeout(() => socket?.destroy(), lingerMs);
+    const request = this.#request;
+    const { socket } = request;
+    const timer = setTimeout(() => socket.destroy(), lingerMs);
+    // Node forgets a request whose response has ended: nobody else would end its reader.
+    socket.once("close", () => request.destroy());
     this.#response.end();
     // Hanging up on a client that still sends would reset the connection, and with it what the client has not read
     // yet. So its body is read to the end, which it sends when it has got everything.
-    await this.#readToEnd();
-    clearTimeout(timer);
-  }
-
-  async #readToEnd(): Promise<void> {
-    try {
-      while ((await this.#frames.next()).done !== true);
-    } catch {
-      // What a client sends after the end is nobody's business, however malformed.
-      this.#response.socket?.destroy();
+    await this.#frames.return(undefined);
+    while (!request.readableEnded && !request.destroyed) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      request.once("end", resolve);
+      request.once("close", resolve);
+      request.resume();
+      await promise;
     }
+    clearTimeout(timer);
   }
 
   async #drained(): Promise<void> {

@@ -53,7 +53,7 @@ export async function fetchPage(
   const session = await client.run(
     { package: loaded.package },
     { args: [url.href, { pad }] },
-    { signal: cli.signal },
+    { endInput: true, signal: cli.signal },
   );
   await using _session = session;
   const leave = () => void session.detach();
@@ -61,7 +61,6 @@ export async function fetchPage(
   progress.phase("The box fetches the page");
   const opened: { html?: Promise<string> } = {};
   try {
-    await session.endInput();
     const page = await receivePage(bytesOf(session), {
       signal: cli.signal,
       onProgress: (now) => {

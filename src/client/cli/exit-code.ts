@@ -47,6 +47,7 @@ const BY_CODE: Readonly<Record<string, ExitCode>> = {
   "offset-gone": EXIT.partial,
   partial: EXIT.partial,
   integrity: EXIT.integrity,
+  digest: EXIT.integrity,
   "bad-answer": EXIT.integrity,
   "too-large": EXIT.full,
   "box-full": EXIT.full,

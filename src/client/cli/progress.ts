@@ -28,6 +28,7 @@ export class Progress implements Disposable {
     this.#total = options.total;
     this.#clock = options.clock ?? systemClock;
     this.#startedMs = this.#clock.now();
+    this.#samples.push({ atMs: this.#startedMs, bytes: 0 });
     this.#schedule();
   }
 

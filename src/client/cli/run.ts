@@ -38,9 +38,15 @@ export async function run(
   const client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: target.isolation });
   using _client = client;
   const events = new SessionEvents(cli, `Connecting to ${boxLabel(reach)}`);
+  const endInput = !options.leaveOpen;
+  const hasInput = options.input !== undefined;
   let session: Session;
   try {
-    session = await client.run(target.what, invocation, { signal: cli.signal, onEvent: events.handle });
+    session = await client.run(target.what, invocation, {
+      endInput: endInput && !hasInput,
+      signal: cli.signal,
+      onEvent: events.handle,
+    });
   } catch (error) {
     events.quiet();
     throw error;
@@ -57,8 +63,8 @@ export async function run(
     ...(stored && !options.keep ? { shutdownToken: stored.shutdownToken } : {}),
   };
   const name = await rememberInstance(cli, session.instance, target.name, entry);
-  const endInput = !options.leaveOpen;
-  return await streamSession(cli, client, session, events, { ...options, endInput }, { ...entry, name });
+  const how = { ...options, endInput: endInput && hasInput };
+  return await streamSession(cli, client, session, events, how, { ...entry, name });
 }
 
 interface Target {

@@ -12,7 +12,7 @@ export type DigestEvent =
   | { readonly kind: "complete" }
   | {
       readonly kind: "progress";
-      /** Bytes on the wire so far that carry content, frames included. */
+      /** Bytes of output so far that are no padding. */
       readonly contentBytes: number;
       readonly paddingBytes: number;
       /** All padding, once it has begun. */
@@ -52,11 +52,11 @@ export class DigestReader implements Disposable {
 
   /** Throws ProtocolError; the reader is of no further use then. One call at a time. */
   async push(chunk: Uint8Array): Promise<DigestEvent[]> {
+    this.#contentBytes += chunk.length;
     for (const part of this.#frames.push(chunk)) {
-      if (part.kind === "content") {
-        await this.#decompress(part.bytes);
-        this.#contentBytes += part.bytes.length;
-      } else {
+      if (part.kind === "content") await this.#decompress(part.bytes);
+      else {
+        this.#contentBytes -= part.bytes;
         this.#paddingBytes += part.bytes;
         // Padding in front of the end of the content is allowed: its total says nothing yet.
         if (this.#records.isEnded) {

@@ -29,7 +29,9 @@ const POLICY =
 /** Rounds of writing and reading again until nothing changes. Honest pages take one or two. */
 const ROUNDS_MAX = 8;
 /** Parsing of one page, all rounds. */
-const PARSE_MS_MAX = 15_000;
+const PARSE_MS_MAX = 10_000;
+/** Elements of one page: about a kilobyte of memory each while it is written. The longest pages have 100,000. */
+const ELEMENTS_MAX = 250_000;
 /** Text kept of a page that never settles. */
 const FALLBACK_LENGTH_MAX = 4 * 1024 * 1024;
 /** Missing parts named in the page's head. */
@@ -43,18 +45,24 @@ export function writePage(content: PageContent): Uint8Array {
   const assets = new Assets(resources);
   const endMs = performance.now() + PARSE_MS_MAX;
   const isOver = () => performance.now() > endMs;
-  const parse = (text: string) =>
-    parseHtml(text, { treeAdapter: defaultTreeAdapter }, { depthMax: 2048, isOver }).document;
-  const first = parse(source.html);
-  const doctype = doctypeOf(first);
-  const place: Place = { assets, documentUrl: source.documentUrl, base: baseOf(first, source.documentUrl) };
-  embedSprites(first, place, isOver);
-  let written = doctype + write(first, place);
+  const parse = (text: string, elementsMax: number) =>
+    parseHtml(text, defaultTreeAdapter, { elementsMax, isOver });
+  let { document, isWhole } = parse(source.html, ELEMENTS_MAX);
+  const doctype = doctypeOf(document);
+  const place: Place = {
+    assets,
+    documentUrl: source.documentUrl,
+    base: baseOf(document, source.documentUrl),
+  };
+  embedSprites(document, place, isOver);
+  const head = headOf(content, isWhole);
+  let written = doctype + write(document, place);
   for (let round = 1; ; round++) {
-    const document = parse(written);
+    // What was cut to size must pass now.
+    ({ document, isWhole } = parse(written, 2 * ELEMENTS_MAX));
     // References have become absolute, and there is no base element any more.
     const again = doctype + write(document, { ...place, base: place.documentUrl });
-    if (again === written) break;
+    if (isWhole && again === written) break;
     written = again;
     if (round === ROUNDS_MAX || isOver()) {
       const text = textOf(document, FALLBACK_LENGTH_MAX);
@@ -62,7 +70,7 @@ export function writePage(content: PageContent): Uint8Array {
       break;
     }
   }
-  return assets.fill(withHead(written, headOf(content)));
+  return assets.fill(withHead(written, head));
 }
 
 function write(document: Document, place: Place): string {
@@ -95,11 +103,12 @@ function withHead(written: string, head: string): string {
   return written.slice(0, match[0].length) + head + written.slice(match[0].length);
 }
 
-function headOf(content: PageContent): string {
+function headOf(content: PageContent, isWhole: boolean): string {
   const { page, failures } = content;
   const lines = [
     `Fetched by Bento: ${page?.finalUrl ?? "nothing"}`,
     new Date(content.receivedAtMs).toISOString(),
+    ...(isWhole ? [] : ["cut: the document is too large or too entangled to be shown whole"]),
     ...failures
       .slice(0, NOTED_FAILURES_MAX)
       .map((one) => `missing: ${one.url} (${one.reason} ${one.detail})`),

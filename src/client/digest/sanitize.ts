@@ -29,8 +29,8 @@ export interface Place {
   readonly base: string;
 }
 
-/** Deeper elements are left out, as browsers flatten them. */
-const DEPTH_MAX = 1024;
+/** Deeper elements are left out: below the depth at which parsing stops, so that what is written can be read again. */
+const DEPTH_MAX = 500;
 
 const REMOVED = new Set(
   (
@@ -42,31 +42,10 @@ const REMOVED = new Set(
 const UNWRAPPED = new Set(["noscript", "applet", "object"]);
 /** Old names of `pre` whose content is read in ways of its own. */
 const PREFORMATTED = new Set(["xmp", "plaintext", "listing"]);
-const SVG_REMOVED = new Set([
-  "script",
-  "foreignObject",
-  "handler",
-  "listener",
-  "iframe",
-  "audio",
-  "video",
-  "canvas",
-  "embed",
-  "object",
-]);
+const SVG_REMOVED = new Set(["foreignObject", "handler", "listener", "audio", "video", "canvas"]);
 const SVG_ANIMATIONS = new Set(["set", "animate", "animateMotion", "animateTransform", "animateColor"]);
-/** Elements whose content HTML reads as text, but foreign content as markup, or the other way round. */
-const RAW_NAMES = new Set([
-  "xmp",
-  "iframe",
-  "noembed",
-  "noframes",
-  "plaintext",
-  "noscript",
-  "template",
-  "title",
-  "textarea",
-]);
+/** Names that mean something in HTML only: in SVG and MathML they are there to confuse. */
+const HTML_ONLY = new Set([...REMOVED, ...UNWRAPPED, ...PREFORMATTED, "textarea"]);
 
 /** Attributes that name something to load, send or obey, on whatever element; allowed ones are put back by element. */
 const ATTRIBUTES_REMOVED = new Set(
@@ -330,7 +309,7 @@ function keptTemplate(element: Element): Element | undefined {
 
 function sanitizeSvg(element: Element, place: Place): Element | undefined {
   const { tagName } = element;
-  if (SVG_REMOVED.has(tagName) || (RAW_NAMES.has(tagName) && tagName !== "title")) return undefined;
+  if (SVG_REMOVED.has(tagName) || HTML_ONLY.has(tagName)) return undefined;
   const isAnimation = SVG_ANIMATIONS.has(tagName);
   if (isAnimation && /href|^on/i.test(getAttribute(element, "attributeName") ?? "")) return undefined;
   if (tagName === "style") rewriteStyleText(element, place);
@@ -349,9 +328,9 @@ function sanitizeSvg(element: Element, place: Place): Element | undefined {
 
 function sanitizeMath(element: Element): Element | undefined {
   // annotation-xml switches how its content is read; mglyph and malignmark do so in text.
-  if (["annotation-xml", "mglyph", "malignmark", "style", "script"].includes(element.tagName))
-    return undefined;
-  if (RAW_NAMES.has(element.tagName)) return undefined;
+  const { tagName } = element;
+  if (["annotation-xml", "mglyph", "malignmark", "style", "title"].includes(tagName)) return undefined;
+  if (HTML_ONLY.has(tagName)) return undefined;
   element.attrs = element.attrs.filter((one) => isHarmless(one) && one.name !== "style");
   return element;
 }

@@ -19,6 +19,7 @@ import {
 /** Files of symbols per page, and their size: pages have one or two. */
 const SPRITES_MAX = 32;
 const SPRITE_BYTES_MAX = 1024 * 1024;
+const SPRITE_ELEMENTS_MAX = 20_000;
 
 export function embedSprites(document: Document, place: Place, isOver: () => boolean): void {
   const html = childNamed(document, "html");
@@ -54,7 +55,7 @@ function embed(
     return undefined;
   }
   const text = new TextDecoder().decode(record.body);
-  const { document } = parseHtml(text, { treeAdapter: defaultTreeAdapter }, { depthMax: 256, isOver });
+  const { document } = parseHtml(text, defaultTreeAdapter, { elementsMax: SPRITE_ELEMENTS_MAX, isOver });
   const svg = [...elementsOf(document)].find((one) => one.tagName === "svg" && one.namespaceURI === NS.SVG);
   if (!svg) return undefined;
   for (const element of [svg, ...elementsOf(svg)]) {

@@ -31,9 +31,9 @@ globalThis.addEventListener("error", (event) => {
   event.stopImmediatePropagation();
   void fail(event.error);
 });
-// The first import of a process loads the compiler: an instance that waits ahead of need has paid for that.
-await importSource(
-  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke(): Promise<void> {} });',
+// The first import of a process loads what later ones need: an instance that waits ahead of need has paid for that.
+await load(
+  'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke() {} });',
 );
 channel.send(GUEST_FRAME.ready, 0);
 channel.run(onFrame).then(
@@ -55,7 +55,7 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
     if (!("args" in invocation))
       throw new TypeError("Cannot start: call expressions are for the python image");
     const env = envOf(channel, grant, bridgesSockets(grant), log);
-    const module = await importSource(source);
+    const module = await load(source);
     const definition = module.default as { invoke?: unknown } | undefined;
     if (typeof definition?.invoke !== "function") {
       throw new TypeError("Cannot start: the function has no `export default defineFunction({ invoke })`");
@@ -68,9 +68,23 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
   }
 }
 
-function importSource(source: string): Promise<{ default?: unknown }> {
-  moduleUrl = URL.createObjectURL(new Blob([source], { type: "application/typescript" }));
-  return import(moduleUrl);
+/**
+ * As JavaScript, which is what clients bundle to; as TypeScript where that cannot be parsed. Not TypeScript at once:
+ * its compiler asks the C library for the stack's bounds, which needs /proc, and a large module makes it panic.
+ */
+async function load(source: string): Promise<{ default?: unknown }> {
+  try {
+    return await importAs(source, "text/javascript");
+  } catch (error) {
+    // How Deno says that it could not parse a module: nothing of it has run.
+    if (!(error instanceof TypeError && error.message.startsWith("SyntaxError: "))) throw error;
+    return await importAs(source, "application/typescript");
+  }
+}
+
+async function importAs(source: string, type: string): Promise<{ default?: unknown }> {
+  moduleUrl = URL.createObjectURL(new Blob([source], { type }));
+  return (await import(moduleUrl)) as { default?: unknown };
 }
 
 async function fail(error: unknown): Promise<void> {

@@ -1,0 +1,73 @@
+// A private Tor network with one box for benchmarks, and the ways to it: its onion service, and its relay's own
+// address. Ends with its scope; nothing is left behind.
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { BentoError } from "../../../base/errors.ts";
+import { parseAddress } from "../../../client/address.ts";
+import { BoxClient, type Dial } from "../../../client/client.ts";
+import { torDial } from "../../../client/tor-dial.ts";
+import { ExitAddressDialer } from "../../../tor/exit-address.ts";
+import { type RunningNetwork, startNetwork, stopNetwork } from "../../local-network.ts";
+import type { BenchContext } from "../benchmark.ts";
+
+export interface TorNetwork extends AsyncDisposable {
+  readonly net: RunningNetwork;
+  /** What each phase of the start took: milliseconds since it began. */
+  readonly phases: readonly { readonly phase: string; readonly atMs: number }[];
+  /** A client of the box's onion service. Dispose it. */
+  onionClient(): BoxClient;
+  /** A client of the box at its relay's address, over circuits that end at this relay. Dispose it. */
+  exitClient(): BoxClient;
+  /** Streams out of the box's relay, to any address. */
+  readonly exitDial: Dial;
+}
+
+export async function startTorNetwork(
+  context: BenchContext,
+  options: { readonly latencyMs: number; readonly boxToml?: string },
+): Promise<TorNetwork> {
+  const dir = await mkdtemp(path.join(tmpdir(), "bento-bench-net-"));
+  await using undo = new AsyncDisposableStack();
+  undo.defer(() => rm(dir, { recursive: true, force: true }));
+  undo.defer(() => stopNetwork(dir));
+  const phases: { phase: string; atMs: number }[] = [];
+  const net = await startNetwork({
+    ...options,
+    dir,
+    boxes: 1,
+    detached: false,
+    signal: context.signal,
+    onProgress: (phase, atMs) => {
+      phases.push({ phase, atMs });
+      context.phase(`private Tor network: ${phase}`);
+    },
+  });
+  const [box] = net.boxes;
+  if (!box || box.exit === undefined || box.fingerprint === undefined) {
+    throw new BentoError("benchmark-failed", "Cannot measure: the network has no box");
+  }
+  const { fingerprint, exit } = box;
+  const dialer = undo.use(
+    new ExitAddressDialer(undo.use(await net.testnet.control("c0")), net.testnet.socks()),
+  );
+  const exitDial: Dial = ({ host, port }, { isolation, firstBytes, signal }) =>
+    dialer.connect(
+      { fingerprint, address: host, port },
+      {
+        isolation: { username: isolation, password: "bench" },
+        signal,
+        ...(firstBytes ? { optimisticData: firstBytes } : {}),
+      },
+    );
+  const owned = undo.move();
+  return {
+    net,
+    phases,
+    exitDial,
+    onionClient: () => new BoxClient({ address: box.address, dial: torDial(net.testnet.socksTcp()) }),
+    exitClient: () => new BoxClient({ address: parseAddress(exit), dial: exitDial }),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}

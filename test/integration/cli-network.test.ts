@@ -1,0 +1,110 @@
+// The command line with everything real: private Tor network, boxes with sandboxes, pages through circuits.
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { WebServer } from "../../src/testnet/web-server.ts";
+import { findByArgument } from "../../src/tor/process.ts";
+
+const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
+const COMMAND_MS = 240_000;
+
+async function newHome(t: TestContext): Promise<string> {
+  const dir = await mkdtemp(path.join(tmpdir(), "bento-cli-net-"));
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+function start(home: string, args: readonly string[]): ChildProcess {
+  const env = { PATH: process.env["PATH"], HOME: home, TMPDIR: home };
+  return spawn(BENTO, args, { cwd: home, env, timeout: COMMAND_MS, stdio: ["ignore", "pipe", "pipe"] });
+}
+
+async function finished(child: ChildProcess): Promise<{ code: number | null; out: string; err: string }> {
+  const parts = { out: "", err: "" };
+  child.stdout?.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
+  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  return { code, ...parts };
+}
+
+const bento = (home: string, ...args: string[]) => finished(start(home, args));
+
+test("bento net up, run, browse, status, down: over circuits of a private network", async (t) => {
+  const home = await newHome(t);
+  t.after(() => bento(home, "net", "down"));
+  const up = await bento(home, "net", "up", "--boxes", "1", "--json");
+  assert.equal(up.code, 0, up.err);
+  const { boxes } = JSON.parse(up.out.trimEnd().split("\n").at(-1) ?? "") as {
+    boxes: { address: string; direct: string }[];
+  };
+  assert.match(boxes[0]?.address ?? "", /^[a-z2-7]{56}\.onion:80$/);
+  const hello = await bento(home, "run", "hello", "Tor");
+  assert.deepEqual({ code: hello.code, out: hello.out }, { code: 0, out: "hello Tor" }, hello.err);
+  await writeFile(path.join(home, "add.py"), "def add(x, y):\n    api.send(str(x + y))\n");
+  const add = await bento(home, "run", "add.py", "--call", "add(5, 12)");
+  assert.equal(add.out, "17", add.err);
+
+  await writeFile(
+    path.join(home, "index.html"),
+    "<!doctype html><title>t</title><img src=a.svg><img src=missing.png>",
+  );
+  await writeFile(path.join(home, "a.svg"), '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>');
+  const block = /^127\.\d+/.exec(boxes[0]?.direct ?? "")?.[0] ?? "";
+  await using web = await WebServer.start({ folder: home, address: `${block}.8.1` });
+  const page = path.join(home, "page.html");
+  const browsed = await bento(
+    home,
+    "browse",
+    `http://${web.address}:${web.port}/`,
+    "--pad",
+    "64KiB",
+    "-o",
+    page,
+  );
+  assert.equal(browsed.code, 0, browsed.err);
+  assert.match(browsed.err, /hash is right/);
+  assert.match(browsed.err, /not fetched: \S+missing\.png/);
+  const html = await readFile(page, "utf8");
+  assert.match(html, /data:image\/svg/);
+  assert.doesNotMatch(html, /src="?a\.svg/);
+
+  const refused = await bento(home, "browse", `http://${boxes[0]?.direct}/`, "-o", page);
+  assert.equal(refused.code, 1, "a box does not reach itself");
+  assert.equal((await bento(home, "net", "status")).code, 0);
+  const down = await bento(home, "net", "down");
+  assert.equal(down.code, 0, down.err);
+  assert.equal((await bento(home, "net", "down")).code, 0);
+  assert.deepEqual(await findByArgument(path.join(home, ".local/state/bento/net/boxes/box0/box.toml")), []);
+});
+
+test("bento demo: a verified page; interrupted half-way it leaves nothing", async (t) => {
+  const home = await newHome(t);
+  const demo = await bento(home, "demo", "--json");
+  assert.equal(demo.code, 0, demo.err);
+  const events = demo.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { event: string; verified?: boolean; resources?: number });
+  const page = events.find(({ event }) => event === "page");
+  assert.deepEqual(
+    { verified: page?.verified, resources: page?.resources },
+    { verified: true, resources: 6 },
+  );
+  await rm(path.join(home, "bento-demo.html"));
+
+  const child = start(home, ["demo"]);
+  let said = "";
+  child.stderr?.on("data", (text: Buffer) => {
+    const before = said;
+    said += text.toString();
+    if (!before.includes("consensus") && said.includes("consensus")) child.kill("SIGINT");
+  });
+  const { code, err } = await finished(child);
+  assert.equal(code, 130, err);
+  assert.match(err, /nothing is left behind/);
+});
