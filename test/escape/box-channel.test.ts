@@ -100,7 +100,7 @@ const LIST = '{"method":"storage.list","params":{"prefix":"","limit":1}}';
 const ID = 1000;
 
 const MALFORMED: readonly (readonly [what: string, hex: string])[] = [
-  ["a length of 4 GiB", `ffffffff${"21"}00000000`],
+  ["a length of 4 GiB", "ffffffff2100000000"],
   ["a length one above the limit", "000100012100000000"],
   ["an unknown type", hex(encodeGuestFrame(0x7f, 0))],
   ["a type of the box", hex(json(GUEST_FRAME.start, 0, "{}"))],
