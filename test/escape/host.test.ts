@@ -2,10 +2,10 @@
 // permissions in front of them.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, openSync } from "node:fs";
-import { mkdtemp, readdir, readFile, readlink, rm, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
@@ -13,6 +13,8 @@ import { fileURLToPath } from "node:url";
 import { BentoError, systemCode } from "../../src/base/errors.ts";
 import { openCgroups } from "../../src/box/sandbox/cgroup.ts";
 import { hostName, SandboxHost } from "../../src/box/sandbox/sandbox.ts";
+import { Watchdog } from "../../src/box/sandbox/watchdog.ts";
+import { controlGroups, stagesOf, untilNone } from "../support/leftovers.ts";
 import { baseOptions, guest, MIB, openHost, Probe, spec, startControl } from "./harness.ts";
 
 const SERVER = fileURLToPath(new URL("./server.ts", import.meta.url));
@@ -104,7 +106,7 @@ describe("escape: the host's view", () => {
     assert.ok(outside.value.includes(EXTRA_FD), `control: a plain child has it: ${outside.value.join()}`);
   });
 
-  it("escape 50: kill -9 of the server ends all boxes, and the next start sweeps", async () => {
+  it("escape 50: kill -9 of the server ends all boxes and removes what they had", async () => {
     const dir = await mkdtemp(join(tmpdir(), "bento-escape-"));
     const server = startServer(dir, []);
     const exit = once(server, "exit");
@@ -114,18 +116,57 @@ describe("escape: the host's view", () => {
     server.kill("SIGKILL");
     await exit;
     await until("instances died with their server", () => !pids.some(isAlive));
-    // Opening the same parent group sweeps; what it finds first is the control that there was something.
-    const total = { memoryBytes: 64 * MIB, pidsMax: 64, cpuPercent: 50 };
-    const other = await openHost();
-    await other[Symbol.asyncDispose]();
+    // With them went, without any next start, their control groups and the laid-out images.
+    const left = async () => [...(await controlGroups(name)), ...(await stagesOf(dir, name))];
+    await untilNone("leftovers of a killed server", left, 5_000);
     const host = await SandboxHost.open({ ...baseOptions(dir), images: ["python"] });
-    assert.equal(host.counts.alive, 0);
+    assert.ok((await controlGroups(name)).length > 0, "control: a living box has groups of that name");
     await using again = await host.start(spec("python", "strict"));
     assert.ok(again.pid > 0);
     await again.kill("test");
     await host[Symbol.asyncDispose]();
-    await using parent = await openCgroups({ name, total, clock: baseOptions(dir).clock });
-    for (const directory of parent.directories) assert.deepEqual(await groupsIn(directory), []);
+    assert.deepEqual(await controlGroups(name), []);
+    await rm(dir, { recursive: true });
+  });
+
+  it("escape 50: a bwrap whose server dies before it hands over the arguments ends by itself", async () => {
+    const run = (args: string) =>
+      new Promise<string>((resolve) => {
+        const child = execFile(
+          "/usr/bin/bwrap",
+          ["--unshare-all", "--disable-userns", "--die-with-parent", "--args", "0", "--", "/bin/true"],
+          (error, _, stderr) => {
+            resolve(error ? stderr : "ran");
+          },
+        );
+        child.stdin?.end(args);
+      });
+    assert.match(await run(""), /--disable-userns requires --unshare-user/);
+    assert.equal(await run("--ro-bind\0/\0/\0--unshare-user\0"), "ran", "control");
+  });
+
+  it("escape 50: what --die-with-parent cannot reach, the watchdog ends", async () => {
+    const dir = await mkdtemp(join(tmpdir(), "bento-escape-"));
+    const { clock, log } = baseOptions(dir);
+    const total = { memoryBytes: 64 * MIB, pidsMax: 64, cpuPercent: 50 };
+    await using parent = await openCgroups({ name: `bento-watchdog-${process.pid}-1`, total, clock });
+    const watchdog = await Watchdog.start({ stage: join(dir, "stage"), groups: parent.directories, log });
+    const victims = [spawn("/bin/sleep", ["60"]), spawn("/bin/sleep", ["60"])];
+    const ends = victims.map((each) => once(each, "exit"));
+    const spared = spawn("/bin/sleep", ["60"]);
+    await mkdir(join(dir, "stage", "below"), { recursive: true });
+    for (const [at, victim] of victims.entries()) {
+      const group = await parent.create(`i-${at}`, total);
+      await group.place(victim.pid ?? 0);
+    }
+    assert.equal((await parent.children()).length, 2, "control");
+    await watchdog[Symbol.asyncDispose]();
+    for (const [code, signal] of await Promise.all(ends)) assert.deepEqual([code, signal], [null, "SIGKILL"]);
+    assert.equal(spared.exitCode ?? spared.signalCode, null, "what is in no group of the box lives");
+    assert.deepEqual(await controlGroups(`bento-watchdog-${process.pid}`), []);
+    assert.deepEqual(await readdir(dir), []);
+    spared.kill();
+    await once(spared, "exit");
     await rm(dir, { recursive: true });
   });
 
@@ -231,10 +272,3 @@ return new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);`;
     else assert.match(answer.error, /NotFound|PermissionDenied/);
   });
 });
-
-async function groupsIn(directory: string): Promise<string[]> {
-  assert.ok((await stat(directory)).isDirectory());
-  return (await readdir(directory, { withFileTypes: true }))
-    .filter((each) => each.isDirectory())
-    .map(({ name }) => name);
-}

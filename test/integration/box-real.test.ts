@@ -1,71 +1,29 @@
 // The box with everything real: sandbox, both runtimes, store. What functions do reaches their clients, what
-// clients lose waits for them, and what a killed box acknowledged is there when it starts again. Needs root.
+// clients lose waits for them. Needs root.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { PATHS } from "../../src/wire/api.ts";
-import { BoxClient } from "../support/box-client.ts";
+import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const FIRST_UID = 24_000;
+const UIDS = { first: 24_000, count: 100 };
 const FLAT_RSS_BYTES = 400 * 2 ** 20;
 
-class BoxProcess implements AsyncDisposable {
-  readonly child: ChildProcess;
-  readonly client: BoxClient;
-  readonly legacyPort: number;
-
-  private constructor(child: ChildProcess, client: BoxClient, legacyPort: number) {
-    this.child = child;
-    this.client = client;
-    this.legacyPort = legacyPort;
-  }
-
-  static async start(dataDir: string, uids = 100): Promise<BoxProcess> {
-    const script = fileURLToPath(new URL("../support/box-process.ts", import.meta.url));
-    const child = spawn(
-      process.execPath,
-      ["--disable-warning=ExperimentalWarning", script, dataDir, String(FIRST_UID), String(uids)],
-      { stdio: ["ignore", "pipe", "pipe"] },
-    );
-    let complaints = "";
-    child.stderr?.on("data", (chunk: Buffer) => {
-      complaints += chunk.toString();
-    });
-    for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
-      const { port, legacyPort } = JSON.parse(line) as { port: number; legacyPort: number };
-      return new BoxProcess(child, new BoxClient(port), legacyPort);
-    }
-    throw new Error(`the box does not start: ${complaints}`);
-  }
-
-  async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
-    const exited = once(this.child, "exit");
-    this.child.kill(signal);
-    await exited;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.child.exitCode === null && this.child.signalCode === null) await this.end("SIGTERM");
-  }
-}
-
 let dataDir: string;
-let box: BoxProcess;
+let box: SpawnedBox;
 before(async () => {
   dataDir = await mkdtemp(join(tmpdir(), "bento-real-"));
-  box = await BoxProcess.start(dataDir);
+  box = await SpawnedBox.start(dataDir, { uids: UIDS });
 });
 after(async () => {
   await box[Symbol.asyncDispose]();
-  assert.deepEqual(await functionProcesses(), []);
+  assert.deepEqual(await processesOf(UIDS), []);
   await rm(dataDir, { recursive: true });
 });
 
@@ -187,7 +145,7 @@ test("the 2021 protocol: a client that knows only the specification stores, exec
 test("Box: a box that is stopped tells its clients; one whose sandbox cannot be opened serves, but starts nothing", async () => {
   const other = await mkdtemp(join(tmpdir(), "bento-real-"));
   // Fewer user ids than instances: the sandbox refuses to open.
-  await using crippled = await BoxProcess.start(other, 2);
+  await using crippled = await SpawnedBox.start(other, { uids: { ...UIDS, count: 2 } });
   const info = await crippled.client.call("GET", PATHS.info);
   assert.equal(info.json["accepting"], false);
   await assert.rejects(crippled.client.run({ package: ECHO }), {
@@ -202,56 +160,8 @@ test("Box: a box that is stopped tells its clients; one whose sandbox cannot be 
   await session.next("attached");
   await box.end("SIGTERM");
   assert.deepEqual((await session.next("ended")).outcome, { kind: "killed", reason: "box-stopping" });
-  box = await BoxProcess.start(dataDir);
+  box = await SpawnedBox.start(dataDir, { uids: UIDS });
 });
-
-test("kill -9 under load: nothing acknowledged is lost, nothing is orphaned", async () => {
-  const acknowledged: string[] = [];
-  for (let round = 0; round < 4; round++) {
-    const { client } = box;
-    const load = Array.from({ length: 6 }, async () => {
-      for (;;) {
-        const session = await client.run({ package: ECHO });
-        const { stored } = (await session.next("attached")).attached;
-        if (stored) acknowledged.push(stored.invocationToken);
-        session.input("x");
-        await session.text();
-        if (acknowledged.length % 2 === 0) session.send({ kind: "input-end" });
-      }
-    });
-    const settled = Promise.allSettled(load);
-    const wanted = acknowledged.length + 5 + round * 4;
-    const deadline = Date.now() + 20_000;
-    while (acknowledged.length < wanted && Date.now() < deadline)
-      await new Promise((resolve) => setImmediate(resolve));
-    await box.end("SIGKILL");
-    await settled;
-    assert.ok(acknowledged.length >= wanted, "the load acknowledged something");
-    box = await BoxProcess.start(dataDir);
-  }
-  for (const token of acknowledged) {
-    const instance = await box.client.exec(token);
-    await box.client.call("POST", PATHS.close, { token: instance, body: { kill: true } });
-  }
-  // What is left is the warm pool of the box that runs: at most three, each with its monitor.
-  const left = await functionProcesses();
-  assert.ok(left.length <= 3, `${left.length} processes of functions are left`);
-});
-
-/** Processes of this test's range of user ids. */
-async function functionProcesses(): Promise<string[]> {
-  const found: string[] = [];
-  for (const pid of await readdir("/proc")) {
-    if (!/^\d+$/.test(pid)) continue;
-    const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
-    const uid = Number(/^Uid:\t(\d+)/m.exec(status)?.[1] ?? -1);
-    // Not those that are dead already and wait for whatever is process 1 here.
-    if (/^State:\tZ/m.test(status)) continue;
-    const isGuest = /^Name:\t(deno|python3)/m.test(status);
-    if (isGuest && uid >= FIRST_UID && uid < FIRST_UID + 100) found.push(pid);
-  }
-  return found;
-}
 
 async function residentBytes(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8");

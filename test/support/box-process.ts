@@ -1,5 +1,5 @@
-// A box as a process of its own, so that tests can kill it. Arguments: data directory, first and number of the user
-// ids of functions.
+// A box as a process of its own, so that tests can kill it. Arguments: data directory, range of the user ids of
+// functions, further sections of box.toml.
 // Prints one line of JSON with its ports when it serves; stops on SIGTERM.
 
 import { once } from "node:events";
@@ -8,15 +8,17 @@ import { createLog } from "../../src/base/log.ts";
 import { Box } from "../../src/box/box.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 
-const [dataDir = "", firstUid = "24000", uids = "100"] = process.argv.slice(2);
+const [dataDir = "", uids = "", toml = ""] = process.argv.slice(2);
 const anyPort = { kind: "tcp", host: "127.0.0.1", port: 0 } as const;
 const config = parseBoxConfig(`
 [box]
 data_dir = "${dataDir}"
-[policy.total]
-instances = 16
 [sandbox]
-uids = "${firstUid}-${Number(firstUid) + Number(uids) - 1}"
+uids = "${uids}"
+${toml.includes("[policy.total]") ? "" : "[policy.total]\ninstances = 16"}
+[onion]
+mode = "none"
+${toml}
 `);
 const log = createLog((line) => process.stderr.write(line), "warn");
 const box = await Box.start(

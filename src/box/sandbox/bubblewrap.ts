@@ -1,7 +1,7 @@
 // Starts one process in a box with bwrap. Host side. bwrap is held before it forks: it waits for its arguments on a
 // descriptor, and gets them only after the caller has put it into its control group, so that everything it makes is
 // born there. (--block-fd would hold the guest later, and would let it go if this process died.) No host path is in
-// its argv or environment, and the guest inherits descriptors 0, 1 and 2 only.
+// its argv or environment, and the guest inherits descriptors 0, 1 and 2 only. Spec: docs/spec/sandbox.md 5.
 // Documentation: bwrap(1), --args, --seccomp, --json-status-fd, --as-pid-1.
 
 import { type ChildProcess, execFile, type StdioOptions, spawn } from "node:child_process";
@@ -92,14 +92,15 @@ export interface HeldProcess {
   readonly monitorPid: number | undefined;
   /** Process id of the guest on the host, once bwrap made it. Rejects when bwrap fails. */
   readonly guestPid: Promise<number>;
-  /** Hands bwrap its arguments. If this process dies first, bwrap finds an empty root and nothing to run in it. */
+  /** Hands bwrap its arguments. If this process dies first, bwrap finds that some are missing and ends. */
   release(): void;
 }
 
-/** The walls, in argv: they hold even if nothing arrives over the descriptor. */
+/** The walls, in argv: they hold even if little arrives over the descriptor. */
 const WALLS = [
-  ["--unshare-all", "--unshare-user"],
-  // No user namespace inside the box, even where the filter would allow one.
+  ["--unshare-all"],
+  // No user namespace inside the box, even where the filter would allow one. Needs COMPLETE: without it, because
+  // the box died before it could send it, bwrap ends at once instead of making processes that wait for each other.
   ["--disable-userns"],
   ["--cap-drop", "ALL"],
   ["--new-session", "--die-with-parent"],
@@ -107,6 +108,9 @@ const WALLS = [
   ["--as-pid-1"],
   ["--seccomp", "4", "--json-status-fd", "5"],
 ].flat();
+
+/** The last of what goes over the descriptor: what the walls in argv cannot do without. */
+const COMPLETE = "--unshare-user";
 
 /** What is inside the walls, in the order in which bwrap carries it out. */
 export function contentArguments(box: Pick<BoxedProcess, "image" | "tmpBytes">): string[] {
@@ -119,6 +123,7 @@ export function contentArguments(box: Pick<BoxedProcess, "image" | "tmpBytes">):
     ["--size", String(box.tmpBytes), "--perms", "0700", "--tmpfs", "/tmp"],
     ["--chdir", "/tmp"],
     ...Object.entries(plan.env).map(([name, value]) => ["--setenv", name, value]),
+    COMPLETE,
   ].flat();
 }
 

@@ -4,7 +4,7 @@
 // Kernel documentation: admin-guide/cgroup-v1 and admin-guide/cgroup-v2.
 
 import { readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { Clock } from "../../base/clock.ts";
 import { messageOf } from "../../base/errors.ts";
 import { ControlGroups, kernelFiles } from "./cgroup-files.ts";
@@ -61,15 +61,15 @@ export interface CgroupParent extends AsyncDisposable {
 }
 
 export interface CgroupOptions {
-  /** Name of the parent group, the same at each start of the same box: `bento-<id>`. */
+  /** Name of the parent group: `bento-<box>-<life>`. */
   readonly name: string;
   readonly total: CgroupLimits;
   readonly clock: Clock;
 }
 
 /**
- * Opens the box's parent group with whichever driver this machine has. Leftovers of an earlier life of the
- * same box are killed and removed first.
+ * Opens the box's parent group with whichever driver this machine has. What is in a group of that name already is
+ * killed and removed first.
  * @throws SandboxUnavailable when memory, pids and cpu limits cannot all be set.
  */
 export async function openCgroups(options: CgroupOptions): Promise<CgroupParent> {
@@ -98,21 +98,34 @@ export async function openCgroups(options: CgroupOptions): Promise<CgroupParent>
 }
 
 /**
- * Kills and removes parent groups of an earlier life of the same box that lie elsewhere: the group a box starts in
- * changes with the login session or unit that starts it. Paths that are not such groups are left alone.
- * @param directories as `CgroupParent.directories` said in that life.
+ * Kills and removes parent groups of earlier lives of the same box: those beside the current one, and those that lie
+ * elsewhere, for the group a box starts in changes with the login session or unit that starts it. Paths that are
+ * not such groups are left alone.
+ * @param noted as `CgroupParent.directories` said in the life before.
+ * @param name with which the names of all of them begin.
  */
-export async function sweepCgroups(
-  directories: readonly string[],
-  name: string,
-  clock: Clock,
-): Promise<void> {
+export async function sweepCgroups({
+  noted,
+  current,
+  name,
+  clock,
+}: {
+  readonly noted: readonly string[];
+  readonly current: readonly string[];
+  readonly name: string;
+  readonly clock: Clock;
+}): Promise<void> {
   const mounts = parseCgroupMounts(await readFile("/proc/self/mountinfo", "utf8"));
   const groups = new ControlGroups(kernelFiles, clock);
-  for (const directory of directories) {
+  const found = new Set(noted);
+  for (const parent of current.map((each) => dirname(each))) {
+    for (const sibling of await groups.children(parent)) found.add(join(parent, sibling));
+  }
+  for (const directory of found) {
     const isOurs =
-      basename(directory) === name && mounts.some((m) => directory.startsWith(`${m.mountPoint}/`));
-    if (!isOurs) continue;
+      (basename(directory) === name || basename(directory).startsWith(`${name}-`)) &&
+      mounts.some((mount) => directory.startsWith(`${mount.mountPoint}/`));
+    if (!isOurs || current.includes(directory)) continue;
     for (const child of [
       ...(await groups.children(directory)).map((each) => join(directory, each)),
       directory,

@@ -2,7 +2,7 @@
 // boundary Bento has; what crosses it are two byte streams. Fails closed: if any wall or limit cannot be set,
 // `open` or `start` throws and says why, and nothing runs. Spec: docs/spec/sandbox.md.
 
-import { createHash } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readFile, realpath, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -29,6 +29,7 @@ import { Semaphore } from "./semaphore.ts";
 import { Stage, type StagedImage } from "./stage.ts";
 import { UidPool, type UidRange } from "./uid-pool.ts";
 import { type WarmPlan, WarmPool } from "./warm-pool.ts";
+import { Watchdog } from "./watchdog.ts";
 
 export type { Sandbox, SandboxExit, SandboxUsage } from "./instance.ts";
 
@@ -133,6 +134,7 @@ export class SandboxHost implements AsyncDisposable {
       PipeSource.open(options.dir).then((made) => undo.use(made)),
       buildFilters(deno, ["strict", "standard"]),
     ]);
+    undo.use(await Watchdog.start({ stage: stage.directory, groups: cgroups.directories, log: options.log }));
     const parts: InstanceParts = {
       bubblewrap,
       cgroups,
@@ -276,7 +278,7 @@ export class SandboxHost implements AsyncDisposable {
   }
 }
 
-/** The same name at each start of the same box: control groups and directories are found again by it. */
+/** The same at each start of the same box. Its control groups and staging directories have names that begin so. */
 export async function hostName(dir: string): Promise<string> {
   return `bento-${createHash("sha256")
     .update(await realpath(dir))
@@ -284,16 +286,19 @@ export async function hostName(dir: string): Promise<string> {
     .slice(0, 12)}`;
 }
 
-/** Opens the parent group, after sweeping where an earlier life's lay, and notes where it lies now. */
+/**
+ * Opens the parent group, under a name that no other life of this box has: the watchdog of an earlier life may still
+ * be at work. Then sweeps what earlier lives left, here and where their note says theirs lay.
+ */
 async function openParentGroup(
   { dir, total, clock }: SandboxHostOptions,
   name: string,
 ): Promise<CgroupParent> {
   const note = join(dir, "control-groups.json");
   const text = await readFile(note, "utf8").catch(() => "[]"); // no earlier life
-  const earlier = z.array(z.string()).catch([]).parse(safeJson(text));
-  await sweepCgroups(earlier, name, clock);
-  const cgroups = await openCgroups({ name, total, clock });
+  const noted = z.array(z.string()).catch([]).parse(safeJson(text));
+  const cgroups = await openCgroups({ name: `${name}-${randomBytes(4).toString("hex")}`, total, clock });
+  await sweepCgroups({ noted, current: cgroups.directories, name, clock });
   await writeFile(note, JSON.stringify(cgroups.directories));
   return cgroups;
 }

@@ -86,11 +86,11 @@ export async function sweepStages(dir: string, name: string): Promise<void> {
 
 /** The laid-out images of one box. Disposing removes them from disk. */
 export class Stage implements AsyncDisposable {
-  readonly #directory: string;
+  readonly directory: string;
   readonly images: readonly StagedImage[];
 
   private constructor(directory: string, images: readonly StagedImage[]) {
-    this.#directory = directory;
+    this.directory = directory;
     this.images = images;
   }
 
@@ -114,7 +114,7 @@ export class Stage implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.#directory, { recursive: true, force: true });
+    await rm(this.directory, { recursive: true, force: true });
   }
 }
 

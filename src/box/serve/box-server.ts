@@ -122,10 +122,10 @@ export class BoxServer implements AsyncDisposable {
           server.close(() => resolve());
         }),
     );
-    const grace = new Promise<void>((resolve) => {
-      this.#options.clock.after(2_000, resolve);
-    });
-    await Promise.race([Promise.all(this.#sessions), grace]);
+    const grace = Promise.withResolvers<void>();
+    const cancel = this.#options.clock.after(2_000, grace.resolve);
+    await Promise.race([Promise.all(this.#sessions), grace.promise]);
+    cancel();
     for (const socket of this.#sockets) socket.destroy();
     await Promise.all([...closed, ...this.#sessions]);
   }
