@@ -62,15 +62,19 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
     data.network = { dir, socks };
     data.boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
   });
-  io.result({ event: "up", dir, socks, boxes: network.boxes.map(({ info: _info, ...box }) => box) }, () =>
-    [
-      `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
-      `SOCKS  ${socks}`,
-      ...network.boxes.map(
-        ({ name, address, exit }) => `${name}   ${address}   (exit port ${exit ?? "none"})`,
-      ),
-      "Try: bento run hello · bento browse URL · bento net down",
-    ].join("\n"),
+  const web = network.testnet.plan.webAddress;
+  io.result(
+    { event: "up", dir, socks, web, boxes: network.boxes.map(({ info: _info, ...box }) => box) },
+    () =>
+      [
+        `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
+        `SOCKS  ${socks}`,
+        `WEB    ${web}   (serve a site there: boxes reach it)`,
+        ...network.boxes.map(
+          ({ name, address, exit }) => `${name}   ${address}   (exit port ${exit ?? "none"})`,
+        ),
+        "Try: bento run hello · bento browse URL · bento net down",
+      ].join("\n"),
   );
   return EXIT.ok;
 }
@@ -89,7 +93,8 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
   );
   const socks = formatSocks(testnet.socksTcp());
   const isWhole = nodes.every(({ pid }) => pid !== undefined) && boxes.every(({ alive }) => alive);
-  cli.io.result({ dir, socks, whole: isWhole, nodes, boxes }, () =>
+  const web = testnet.plan.webAddress;
+  cli.io.result({ dir, socks, web, whole: isWhole, nodes, boxes }, () =>
     [
       table([
         ["NODE", "ROLE", "PID", "MEMORY", "READY"],
@@ -103,6 +108,7 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
       ]),
       "",
       `SOCKS  ${socks}`,
+      `WEB    ${web}`,
       ...boxes.map(({ name, address, alive }) => `${name}   ${address}${alive ? "" : "   not running"}`),
     ].join("\n"),
   );
