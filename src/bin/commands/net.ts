@@ -37,7 +37,7 @@ export const PHASES: Readonly<Record<NetworkPhase, string>> = {
 
 export async function up(cli: Cli, options: UpOptions): Promise<number> {
   const { io } = cli;
-  const dir = networkDir(cli, options.dir);
+  const dir = path.resolve(options.dir ?? defaultDir(cli));
   let network: RunningNetwork;
   {
     using progress = new Progress(io, "Starting a private Tor network");
@@ -80,7 +80,7 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
 }
 
 export async function status(cli: Cli, options: { dir?: string }): Promise<number> {
-  const dir = networkDir(cli, options.dir);
+  const dir = await knownDir(cli, options.dir);
   const testnet = await Testnet.attach(path.join(dir, "tor"));
   const nodes = await testnet.status();
   const data = await cli.context.read();
@@ -116,7 +116,7 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
 }
 
 export async function down(cli: Cli, options: { dir?: string }): Promise<number> {
-  const dir = networkDir(cli, options.dir);
+  const dir = await knownDir(cli, options.dir);
   {
     using _progress = new Progress(cli.io, "Stopping the network");
     await stopNetwork(dir);
@@ -131,6 +131,11 @@ export async function down(cli: Cli, options: { dir?: string }): Promise<number>
   return EXIT.ok;
 }
 
-function networkDir(cli: Cli, given: string | undefined): string {
-  return path.resolve(given ?? path.join(cli.context.dir, "net"));
+function defaultDir(cli: Cli): string {
+  return path.join(cli.context.dir, "net");
+}
+
+/** The folder named, else that of the network which `net up` started last. */
+async function knownDir(cli: Cli, given: string | undefined): Promise<string> {
+  return path.resolve(given ?? (await cli.context.read()).network?.dir ?? defaultDir(cli));
 }

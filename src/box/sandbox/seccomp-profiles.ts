@@ -3,7 +3,7 @@
 // This is the second wall: the first is that the mini-root, the namespaces and the cgroup offer nothing to reach.
 // Never to be listed: io_uring_*, ptrace, process_vm_*, bpf, perf_event_open, userfaultfd, keyctl, add_key,
 // request_key, the mount family, unshare, setns, open_by_handle_at, pidfd_getfd, kcmp, modify_ldt, personality,
-// memfd_secret, seccomp. Spec: docs/spec/sandbox.md.
+// memfd_secret, seccomp. Spec: docs/spec/sandbox.md 3.
 
 /** How much an instance may do inside its box. Neither reaches the network: the namespace has none. */
 export type SandboxProfile = "strict" | "standard";

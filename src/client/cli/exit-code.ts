@@ -18,7 +18,7 @@ export const EXIT = {
 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-const BY_CODE: Readonly<Record<string, ExitCode>> = {
+export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   usage: EXIT.usage,
   "bad-config": EXIT.invalid,
   "cannot-listen": EXIT.invalid,
@@ -66,7 +66,7 @@ const BY_CODE: Readonly<Record<string, ExitCode>> = {
 
 /** The exit code for an error code; what Tor says about a stream counts as "not reached". */
 export function exitCodeOf(code: string): ExitCode {
-  const known = BY_CODE[code];
+  const known = EXIT_BY_CODE[code];
   if (known !== undefined) return known;
   return code.startsWith("tor-") ? EXIT.unreachable : EXIT.functionFailed;
 }
