@@ -351,15 +351,15 @@ function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clo
   const { total } = policy;
   const plans = policy.images.flatMap((image) => {
     // Functions with the network need the wider filter, the others get the narrow one: some of each.
-    const standard = policy.syscalls.length > 0 && policy.net ? Math.floor(warm[image] / 2) : 0;
+    const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(warm[image] / 2) : 0;
     const plan = {
       image,
       tmpBytes: Math.min(WARM_TMP_BYTES, policy.function.tmpBytes),
       openFilesMax: GUEST_OPEN_FILES,
     };
     return [
-      { ...plan, profile: "strict" as const, count: warm[image] - standard },
-      { ...plan, profile: "standard" as const, count: standard },
+      { ...plan, profile: "strict" as const, count: warm[image] - unforked },
+      { ...plan, profile: "unforked" as const, count: unforked },
     ].filter(({ count }) => count > 0);
   });
   const waiting = plans.reduce((sum, { count }) => sum + count, 0);

@@ -216,6 +216,23 @@ describe("escape: limits of one function, and its neighbour", () => {
     });
   }
 
+  it("escape 25: fork with another group granted, though the box would grant fork, too (python)", async () => {
+    const forks = (groups: string[]) =>
+      python(
+        "import os\ntry:\n    if os.fork() == 0: os._exit(0)\n    api.send('forked')\nexcept OSError as e: api.send(e.strerror)",
+        { syscalls: groups },
+      );
+    for (const [groups, expected] of [
+      [["files"], "Operation not permitted"],
+      [["fork"], "forked"],
+    ] as const) {
+      const session = await box.client.run({ package: forks([...groups]) });
+      await session.next("attached");
+      assert.equal(await session.text(), expected);
+      session.hangUp();
+    }
+  });
+
   it("escape 26, 29: functions that spin and that flood while nobody reads, until they are killed", async () => {
     const spin = await box.client.run({ package: deno("for (;;);") });
     const flood = await box.client.run({

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { findDeno, type ImageName } from "../../src/box/sandbox/image.ts";
 import { buildFilters } from "../../src/box/sandbox/seccomp.ts";
-import type { SandboxProfile } from "../../src/box/sandbox/seccomp-profiles.ts";
+import { SANDBOX_PROFILES } from "../../src/box/sandbox/seccomp-profiles.ts";
 import { type CallCase, callCases, type Fixtures } from "./call-cases.ts";
 import {
   type Answer,
@@ -23,7 +23,7 @@ import {
 } from "./harness.ts";
 
 const IMAGES: readonly ImageName[] = ["python", "deno"];
-const PROFILES: readonly SandboxProfile[] = ["strict", "standard"];
+const PROFILES = SANDBOX_PROFILES;
 
 const resources = new AsyncDisposableStack();
 const probes = new Map<string, Probe>();

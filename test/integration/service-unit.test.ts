@@ -63,9 +63,17 @@ test("bento-box.service: its capabilities and read-only system are enough to sta
   const child = spawn(
     "/usr/bin/unshare",
     [
-      ...["--mount", "/bin/sh", "-c", MOUNTS, data],
-      ...["/usr/bin/setpriv", "--no-new-privs", `--bounding-set=-all,${wanted.join(",")}`, "--groups=4242"],
-      ...[...box, range, '[policy]\nsyscalls = ["files"]\n'],
+      "--mount",
+      "/bin/sh",
+      "-c",
+      MOUNTS,
+      data,
+      "/usr/bin/setpriv",
+      "--no-new-privs",
+      `--bounding-set=-all,${wanted.join(",")}`,
+      "--groups=4242",
+      ...box,
+      range,
     ],
     { stdio: ["ignore", "pipe", "pipe"], env: {} },
   );

@@ -11,6 +11,7 @@ import { atLeast, findBubblewrap } from "./bubblewrap.ts";
 import { openCgroups } from "./cgroup.ts";
 import { findDeno, type GuestFiles, type ImageName, probeImage } from "./image.ts";
 import { buildFilters } from "./seccomp.ts";
+import { SANDBOX_PROFILES } from "./seccomp-profiles.ts";
 import { UidPool, type UidRange } from "./uid-pool.ts";
 
 const run = promisify(execFile);
@@ -112,7 +113,7 @@ async function namespaceFix(): Promise<string> {
 async function checkFilter(deno: string | undefined): Promise<Finding> {
   if (deno === undefined)
     return { ok: false, found: "Deno is missing", fix: "Run ./bento once: it installs Deno." };
-  const filters = await buildFilters(deno, ["strict", "standard"]);
+  const filters = await buildFilters(deno, SANDBOX_PROFILES);
   const sizes = filters.map(({ profile, program }) => `${profile} ${program.length / 8} instructions`);
   return { ok: true, found: sizes.join(", ") };
 }

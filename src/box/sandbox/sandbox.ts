@@ -24,7 +24,7 @@ import { PipeSource } from "./pipes.ts";
 import { SANDBOX_LIMITS } from "./sandbox-limits.ts";
 import { SandboxUnavailable } from "./sandbox-unavailable.ts";
 import { buildFilters } from "./seccomp.ts";
-import type { SandboxProfile } from "./seccomp-profiles.ts";
+import { SANDBOX_PROFILES, type SandboxProfile } from "./seccomp-profiles.ts";
 import { Semaphore } from "./semaphore.ts";
 import { Stage, type StagedImage } from "./stage.ts";
 import { UidPool, type UidRange } from "./uid-pool.ts";
@@ -132,7 +132,7 @@ export class SandboxHost implements AsyncDisposable {
     const [stage, pipes, filters] = await Promise.all([
       Stage.make(options.dir, name, plans, asRoot ? "private" : "shared").then((made) => undo.use(made)),
       PipeSource.open(options.dir).then((made) => undo.use(made)),
-      buildFilters(deno, ["strict", "standard"]),
+      buildFilters(deno, SANDBOX_PROFILES),
     ]);
     undo.use(await Watchdog.start({ stage: stage.directory, groups: cgroups.directories, log: options.log }));
     const parts: InstanceParts = {

@@ -5,8 +5,12 @@
 // request_key, the mount family, unshare, setns, open_by_handle_at, pidfd_getfd, kcmp, modify_ldt, personality,
 // memfd_secret, seccomp. Spec: docs/spec/sandbox.md 3.
 
-/** How much an instance may do inside its box. Neither reaches the network: the namespace has none. */
-export type SandboxProfile = "strict" | "standard";
+/**
+ * How much an instance may do inside its box, each more than the one before: compute and read; change files in /tmp
+ * and use sockets of its own loopback; start processes. None reaches the network: the namespace has none.
+ */
+export const SANDBOX_PROFILES = ["strict", "unforked", "standard"] as const;
+export type SandboxProfile = (typeof SANDBOX_PROFILES)[number];
 
 /** A named set of rules. Policies and manifests speak of groups, never of system calls. */
 export type SyscallGroup = "base" | "threads" | "fork" | "files" | "loopback";
@@ -156,6 +160,7 @@ const GROUPS: Readonly<Record<SyscallGroup, readonly SyscallRule[]>> = {
 
 const PROFILES: Readonly<Record<SandboxProfile, readonly SyscallGroup[]>> = {
   strict: ["base", "threads"],
+  unforked: ["base", "threads", "files", "loopback"],
   standard: ["base", "threads", "fork", "files", "loopback"],
 };
 

@@ -4,7 +4,7 @@ import { array, bigInt, constantFrom, assert as holds, integer, oneof, property,
 import { findDeno } from "./image.ts";
 import { buildFilters, type SeccompFilter } from "./seccomp.ts";
 import { AUDIT_ARCH, expectedDecision, runFilter, type SystemCall } from "./seccomp-oracle.ts";
-import { rulesOf } from "./seccomp-profiles.ts";
+import { rulesOf, SANDBOX_PROFILES, type SandboxProfile } from "./seccomp-profiles.ts";
 
 const NATIVE = process.arch === "arm64" ? AUDIT_ARCH.arm64 : AUDIT_ARCH.x64;
 const NEVER = [
@@ -59,7 +59,7 @@ const NEVER = [
   "setpriority",
   "landlock_create_ruleset",
 ]; // prettier-ignore
-const filters = await buildFilters(findDeno() ?? "", ["strict", "standard"], [...NEVER, "clone3", "unshare"]);
+const filters = await buildFilters(findDeno() ?? "", SANDBOX_PROFILES, [...NEVER, "clone3", "unshare"]);
 
 function check(filter: SeccompFilter, call: SystemCall): void {
   const expected = expectedDecision(filter.profile, filter.numbers, call, NATIVE);
@@ -73,7 +73,7 @@ function check(filter: SeccompFilter, call: SystemCall): void {
 /** Values at which some rule changes its mind, and their neighbours. */
 function interesting(): bigint[] {
   const values = new Set<bigint>([0n, 1n, 0xffff_ffffn, 0xffff_ffff_ffff_ffffn, 1n << 32n, 0x8000_0000n]);
-  for (const profile of ["strict", "standard"] as const) {
+  for (const profile of SANDBOX_PROFILES) {
     for (const { tests } of rulesOf(profile)) {
       for (const { value, mask } of tests) {
         for (const each of [
@@ -148,11 +148,18 @@ test("buildFilters: never allows what the design forbids, whatever the arguments
   }
 });
 
-test("rulesOf: strict allows no more than standard", () => {
+test("rulesOf: each profile allows what the one before does, and only the widest forks", () => {
   const key = (rule: unknown) =>
     JSON.stringify(rule, (_, v: unknown) => (typeof v === "bigint" ? String(v) : v));
-  const standard = new Set(rulesOf("standard").map(key));
-  for (const rule of rulesOf("strict")) assert.ok(standard.has(key(rule)), rule.name);
+  for (const [at, wider] of SANDBOX_PROFILES.slice(1).entries()) {
+    const narrower = SANDBOX_PROFILES[at] ?? "standard";
+    const allowed = new Set(rulesOf(wider).map(key));
+    for (const rule of rulesOf(narrower)) assert.ok(allowed.has(key(rule)), `${wider}: ${rule.name}`);
+  }
+  const names = (profile: SandboxProfile) => rulesOf(profile).map(({ name }) => name);
+  for (const name of ["fork", "vfork", "kill", "wait4"]) {
+    assert.ok(!names("unforked").includes(name) && names("standard").includes(name), name);
+  }
 });
 
 test("runFilter: a program without an answer is an error", () => {

@@ -11,6 +11,7 @@ import { GuestLink, type GuestEnd as LinkEnd } from "../host/guest-link.ts";
 import type { Sandbox, SandboxExit, SandboxHost, SandboxSpec } from "../sandbox/sandbox.ts";
 import { SANDBOX_LIMITS } from "../sandbox/sandbox-limits.ts";
 import { SandboxUnavailable } from "../sandbox/sandbox-unavailable.ts";
+import type { SandboxProfile } from "../sandbox/seccomp-profiles.ts";
 import type { Guest, GuestEnd, GuestRequest, GuestStarter } from "./guest.ts";
 
 /** Files that one instance may have open. The runtimes hold about 15; connections are not files of the guest. */
@@ -23,7 +24,7 @@ export function sandboxSpec(grant: Grant): SandboxSpec {
   const { memoryBytes, cpuPercent, pids, tmpBytes } = grant.limits;
   return {
     image: grant.image,
-    profile: grant.syscalls.length > 0 ? "standard" : "strict",
+    profile: profileOf(grant),
     limits: {
       memoryBytes,
       cpuPercent,
@@ -32,6 +33,12 @@ export function sandboxSpec(grant: Grant): SandboxSpec {
       openFilesMax: GUEST_OPEN_FILES,
     },
   };
+}
+
+/** The narrowest profile that holds all granted groups. `files` and `loopback` reach nothing but the box itself. */
+function profileOf({ syscalls }: Grant): SandboxProfile {
+  if (syscalls.includes("fork")) return "standard";
+  return syscalls.length > 0 ? "unforked" : "strict";
 }
 
 export class SandboxedGuests implements GuestStarter {
