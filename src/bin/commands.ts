@@ -64,7 +64,7 @@ function addNetwork(program: Command, act: Act): void {
   ] as const) {
     json(net.command(name))
       .description(description)
-      .option("--dir <folder>", "where it keeps its files")
+      .option("--dir <folder>", "where it keeps its files; that of the last `net up` when left out")
       .action((options) => act(async (cli) => (await import("./commands/net.ts"))[name](cli, options)));
   }
   const box = program.command("box").description("the server that runs functions");

@@ -41,7 +41,9 @@ export async function main(version: string): Promise<void> {
   };
   for (const command of allCommands(program)) {
     command.exitOverride();
-    if (command.parent) command.showHelpAfterError(`(\`${pathOf(command)} --help\` shows how)`);
+    command.showHelpAfterError(
+      command.parent ? `(\`${pathOf(command)} --help\` shows how)` : "(`bento help` lists the commands)",
+    );
     command.configureOutput({
       writeErr: (text) => writeUsageError(io, text),
       outputError: (text, write) => write(text),

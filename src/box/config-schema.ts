@@ -129,7 +129,7 @@ export const boxSchema = section("Configuration of a Bento box.", {
       .meta({ description: "use this running tor instead of starting one", example: "127.0.0.1:9051" }),
     port: whole(1, 65535).default(80).describe("port of the onion address"),
   }),
-  exit_port: section("Another way in, three hops instead of six: a port on the relay's own address.", {
+  exit_port: section("Another way in, without an onion service: a port on the relay's own address.", {
     listen: tcpAddress.optional().meta({
       description: "address of the relay itself that its exit policy accepts, for clients that exit there",
       example: "192.0.2.1:5006",

@@ -169,7 +169,7 @@ export class BoxClient implements Disposable {
     return this.#attach(link, options, () => undefined);
   }
 
-  /** Ends the input of an instance, or with `kill` the instance. Returns whether it was killed. */
+  /** With `kill` ends an instance; without, asks whether the box knows it. Returns whether it was killed. */
   async close(
     instance: InstanceId,
     options: CallOptions & { readonly kill?: boolean } = {},

@@ -1,6 +1,6 @@
 // FN on the command line -> what is sent to a box: a folder, a file, or the name of a bundled function. TypeScript
 // and JavaScript are bundled into one readable text, with npm and relative imports inlined and the function API
-// left to the runner; Python goes as it is (docs/spec/wire.md 3). The author's files are trusted, not the box.
+// left to the runner; Python goes as it is (docs/spec/wire.md 2.2). The author's files are trusted, not the box.
 
 import { readdir, readFile, stat } from "node:fs/promises";
 import path from "node:path";

@@ -225,8 +225,9 @@ export class TestBox implements AsyncDisposable {
       case PATHS.close: {
         const instance = this.instances.get(parseInstanceId(bearer(request)));
         if (!instance) throw new BoxError("bad-token", "Cannot close: unknown instance");
-        instance.input.close();
-        return answer(response, 200, { killed: ((await readJson(request)) as { kill: boolean }).kill });
+        const { kill } = (await readJson(request)) as { kill: boolean };
+        if (kill) instance.input.close();
+        return answer(response, 200, { killed: kill });
       }
       case PATHS.shutdown:
         await readJson(request);

@@ -1,4 +1,4 @@
-// A function as it crosses the wire: its manifest and one source text (spec/wire 3). There are no paths and no
+// A function as it crosses the wire: its manifest and one source text (spec/wire 2.2). There are no paths and no
 // archive: `bento fn pack` bundles what a function imports, so nothing has to be unpacked on the box.
 
 import { createHash } from "node:crypto";

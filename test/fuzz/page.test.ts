@@ -55,7 +55,7 @@ const records = concat([
   ...encoder.encode({ kind: "failure", url: "http://a.test/b.png", reason: "timeout", detail: "" }),
   encoder.end(),
 ]);
-const digest = concat([DIGEST_MAGIC, encodeContentFrames(brotliCompressSync(records))]);
+const digest = concat([DIGEST_MAGIC, ...encodeContentFrames(brotliCompressSync(records))]);
 
 fuzz([
   {

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after } from "node:test";
+import { BentoError } from "../../src/base/errors.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 import { findCgroups, parseCgroupMounts, parseOwnCgroups } from "../../src/box/sandbox/cgroup-find.ts";
 import { readElfNeeds } from "../../src/box/sandbox/elf.ts";
@@ -120,6 +121,6 @@ function ignoringOurs(parse: () => unknown): void {
   try {
     parse();
   } catch (error) {
-    if (!(error instanceof Error) || Reflect.get(error, "code") === undefined) throw error;
+    if (!(error instanceof BentoError)) throw error;
   }
 }

@@ -1,5 +1,6 @@
 // Everything that crosses between client, box and guest, at its parsers.
 
+import { BentoError } from "../../src/base/errors.ts";
 import { parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseHost, parseIp, parseRange } from "../../src/base/ip-address.ts";
 import { LegacySplitter } from "../../src/box/legacy2021/legacy-frame.ts";
@@ -180,7 +181,7 @@ fuzz([
         try {
           parse(value);
         } catch (error) {
-          if ((error as { code?: unknown }).code !== "bad-token") throw error;
+          if (!(error instanceof BentoError)) throw error;
         }
       }
     }),
@@ -209,7 +210,7 @@ fuzz([
         try {
           parse(value);
         } catch (error) {
-          if (!(error as { code?: unknown }).code) throw error;
+          if (!(error instanceof BentoError)) throw error;
         }
       }
     }),

@@ -105,7 +105,7 @@ async function runHello(stream: Duplex): Promise<string> {
   const start = { package: { manifest: { name: "hello", image: "deno" }, source }, invocation: { args: [] } };
   const frame = prefixLength(encodeClientFrame({ kind: "start", start }));
   stream.write(
-    `POST ${PATHS.run} HTTP/1.1\r\nHost: box\r\nContent-Type: ${MEDIA.session}\r\nContent-Length: ${frame.length}\r\n\r\n`,
+    `POST ${PATHS.run} HTTP/1.1\r\nHost: box\r\nConnection: close\r\nContent-Type: ${MEDIA.session}\r\nContent-Length: ${frame.length}\r\n\r\n`,
   );
   stream.write(frame);
   let answer = Buffer.alloc(0);

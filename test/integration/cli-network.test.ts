@@ -15,7 +15,10 @@ const COMMAND_MS = 240_000;
 
 async function newHome(t: TestContext): Promise<string> {
   const dir = await mkdtemp(path.join(tmpdir(), "bento-cli-net-"));
-  t.after(() => rm(dir, { recursive: true, force: true }));
+  t.after(async () => {
+    await bento(dir, "net", "down");
+    await rm(dir, { recursive: true, force: true });
+  });
   return dir;
 }
 
@@ -28,7 +31,10 @@ async function finished(child: ChildProcess): Promise<{ code: number | null; out
   const parts = { out: "", err: "" };
   child.stdout?.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
   child.stderr?.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once("close", resolve);
+    child.once("error", reject);
+  });
   return { code, ...parts };
 }
 
@@ -36,7 +42,6 @@ const bento = (home: string, ...args: string[]) => finished(start(home, args));
 
 test("bento net up, run, browse, status, down: over circuits of a private network", async (t) => {
   const home = await newHome(t);
-  t.after(() => bento(home, "net", "down"));
   const up = await bento(home, "net", "up", "--boxes", "1", "--json");
   assert.equal(up.code, 0, up.err);
   const { boxes } = JSON.parse(up.out.trimEnd().split("\n").at(-1) ?? "") as {

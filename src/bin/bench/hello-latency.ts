@@ -13,8 +13,8 @@ import { BenchBox } from "./support/box-process.ts";
 import { firstMessage } from "./support/functions.ts";
 import { interleaved, spread } from "./support/samples.ts";
 
-const WARM_UP = 10;
-const SAMPLES = 100;
+const WARM_UP = 5;
+const SAMPLES = 60;
 /** Ended instances are cleaned up within this; their end is not part of the next sample. */
 const SETTLE_MS = 30;
 const REFERENCE_CODE = 'def hello():\n    api.send("hello world")\n';

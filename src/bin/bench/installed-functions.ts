@@ -11,8 +11,8 @@ import { interleaved, spread } from "./support/samples.ts";
 const FEW = 10;
 const MANY = 10_000;
 const CONCURRENT = 32;
-const SAMPLES = 60;
-const WARM_UP = 10;
+const SAMPLES = 40;
+const WARM_UP = 5;
 const MIB = 2 ** 20;
 const TOML =
   "[policy.net]\nenabled = false\n[policy.total]\nfunctions = 20000\n[warm]\ndeno = 3\npython = 0\n[policy.function]\ninstances = 64";

@@ -36,8 +36,7 @@ async function measureImage(image: "deno" | "python"): Promise<Figure[]> {
   const { invocationToken } = await client.store(ECHO[image]);
   await using sessions = new AsyncDisposableStack();
   for (let i = 0; i < INSTANCES; i++) sessions.use(await idleInstance(client, invocationToken, image));
-  // The box's own children: bubblewrap's monitor, its init, the runtime.
-  const processes = await descendants(box.pid);
+  const processes = await instanceProcesses(box.pid);
   let pssBytes = 0;
   let privateBytes = 0;
   for (const { pid } of processes) {
@@ -61,6 +60,16 @@ async function measureImage(image: "deno" | "python"): Promise<Figure[]> {
       note: "what its end frees",
     },
   ];
+}
+
+/** bubblewrap and what runs below it; the box has other children that belong to no instance. */
+async function instanceProcesses(boxPid: number): Promise<{ pid: number }[]> {
+  const found: { pid: number }[] = [];
+  for (const { pid, command } of await descendants(boxPid)) {
+    if (command === "bwrap") found.push({ pid }, ...(await descendants(pid)));
+  }
+  // A bubblewrap may stand below another: each process counts once.
+  return [...new Map(found.map((each) => [each.pid, each])).values()];
 }
 
 /** An instance that has answered one message and waits for the next. */

@@ -37,7 +37,7 @@ export const PHASES: Readonly<Record<NetworkPhase, string>> = {
 
 export async function up(cli: Cli, options: UpOptions): Promise<number> {
   const { io } = cli;
-  const dir = networkDir(cli, options.dir);
+  const dir = path.resolve(options.dir ?? defaultDir(cli));
   let network: RunningNetwork;
   {
     using progress = new Progress(io, "Starting a private Tor network");
@@ -62,21 +62,25 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
     data.network = { dir, socks };
     data.boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
   });
-  io.result({ event: "up", dir, socks, boxes: network.boxes.map(({ info: _info, ...box }) => box) }, () =>
-    [
-      `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
-      `SOCKS  ${socks}`,
-      ...network.boxes.map(
-        ({ name, address, exit }) => `${name}   ${address}   (exit port ${exit ?? "none"})`,
-      ),
-      "Try: bento run hello · bento browse URL · bento net down",
-    ].join("\n"),
+  const web = network.testnet.plan.webAddress;
+  io.result(
+    { event: "up", dir, socks, web, boxes: network.boxes.map(({ info: _info, ...box }) => box) },
+    () =>
+      [
+        `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
+        `SOCKS  ${socks}`,
+        `WEB    ${web}   (serve a site there: boxes reach it)`,
+        ...network.boxes.map(
+          ({ name, address, exit }) => `${name}   ${address}   (exit port ${exit ?? "none"})`,
+        ),
+        "Try: bento run hello · bento browse URL · bento net down",
+      ].join("\n"),
   );
   return EXIT.ok;
 }
 
 export async function status(cli: Cli, options: { dir?: string }): Promise<number> {
-  const dir = networkDir(cli, options.dir);
+  const dir = await knownDir(cli, options.dir);
   const testnet = await Testnet.attach(path.join(dir, "tor"));
   const nodes = await testnet.status();
   const data = await cli.context.read();
@@ -89,7 +93,8 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
   );
   const socks = formatSocks(testnet.socksTcp());
   const isWhole = nodes.every(({ pid }) => pid !== undefined) && boxes.every(({ alive }) => alive);
-  cli.io.result({ dir, socks, whole: isWhole, nodes, boxes }, () =>
+  const web = testnet.plan.webAddress;
+  cli.io.result({ dir, socks, web, whole: isWhole, nodes, boxes }, () =>
     [
       table([
         ["NODE", "ROLE", "PID", "MEMORY", "READY"],
@@ -103,6 +108,7 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
       ]),
       "",
       `SOCKS  ${socks}`,
+      `WEB    ${web}`,
       ...boxes.map(({ name, address, alive }) => `${name}   ${address}${alive ? "" : "   not running"}`),
     ].join("\n"),
   );
@@ -110,7 +116,7 @@ export async function status(cli: Cli, options: { dir?: string }): Promise<numbe
 }
 
 export async function down(cli: Cli, options: { dir?: string }): Promise<number> {
-  const dir = networkDir(cli, options.dir);
+  const dir = await knownDir(cli, options.dir);
   {
     using _progress = new Progress(cli.io, "Stopping the network");
     await stopNetwork(dir);
@@ -125,6 +131,11 @@ export async function down(cli: Cli, options: { dir?: string }): Promise<number>
   return EXIT.ok;
 }
 
-function networkDir(cli: Cli, given: string | undefined): string {
-  return path.resolve(given ?? path.join(cli.context.dir, "net"));
+function defaultDir(cli: Cli): string {
+  return path.join(cli.context.dir, "net");
+}
+
+/** The folder named, else that of the network which `net up` started last. */
+async function knownDir(cli: Cli, given: string | undefined): Promise<string> {
+  return path.resolve(given ?? (await cli.context.read()).network?.dir ?? defaultDir(cli));
 }

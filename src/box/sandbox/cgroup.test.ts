@@ -195,6 +195,31 @@ test("setLimits: below what is used is refused", async () => {
   await assert.rejects(group.setLimits({ ...LIMITS, memoryBytes: 10 * MIB }), { code: "sandbox-cgroup" });
 });
 
+for (const version of [1, 2] as const) {
+  test(`setLimits, v${version}: only what differs is written, everything after a failure`, async () => {
+    const ground = modelled(version);
+    const { model } = ground;
+    await using parent = await ground.open();
+    const group = await parent.create("i-1", LIMITS);
+    const [directory] = model.groups.filter(
+      (each) => each.endsWith("/i-1") && model.get(`${each}/pids.max`) !== undefined,
+    );
+    const pids = `${directory}/pids.max`;
+    // Only a write of ours could change it back.
+    model.set(pids, "not written");
+    await group.setLimits({ ...LIMITS, cpuPercent: LIMITS.cpuPercent / 2 });
+    assert.equal(model.get(pids), "not written");
+    await group.setLimits({ ...LIMITS, pidsMax: LIMITS.pidsMax - 1 });
+    assert.equal(model.get(pids), String(LIMITS.pidsMax - 1));
+    if (version === 2) return;
+    model.set(`/memory/${OPTIONS.name}/i-1/memory.usage_in_bytes`, String(20 * MIB));
+    await assert.rejects(group.setLimits({ ...LIMITS, memoryBytes: 10 * MIB }));
+    model.set(pids, "not written");
+    await group.setLimits(LIMITS);
+    assert.equal(model.get(pids), String(LIMITS.pidsMax));
+  });
+}
+
 test("findCgroups: this machine's own tables are understood", async () => {
   const [mounts, self] = await Promise.all([
     readFile("/proc/self/mountinfo", "utf8"),

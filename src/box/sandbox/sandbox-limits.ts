@@ -1,6 +1,6 @@
 // Every bound of the sandbox room in one place: unit and reason. What a function may ask for is decided by
 // policy; these are the numbers below or above which the mechanism itself stops making sense.
-// Spec: docs/spec/policy.md, "resources".
+// Spec: docs/spec/sandbox.md 4.
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -18,9 +18,10 @@ export const EXIT = {
 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-const BY_CODE: Readonly<Record<string, ExitCode>> = {
+export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   usage: EXIT.usage,
   "bad-config": EXIT.invalid,
+  "cannot-listen": EXIT.invalid,
   "bad-manifest": EXIT.invalid,
   "bad-package": EXIT.invalid,
   "bad-request": EXIT.invalid,
@@ -31,7 +32,15 @@ const BY_CODE: Readonly<Record<string, ExitCode>> = {
   "tor-not-ready": EXIT.torNotReady,
   "tor-socks-unreachable": EXIT.torNotReady,
   "tor-missing": EXIT.torNotReady,
+  "tor-start-failed": EXIT.torNotReady,
+  "testnet-not-up": EXIT.torNotReady,
+  "testnet-busy": EXIT.torNotReady,
+  "testnet-timeout": EXIT.torNotReady,
+  "testnet-links-failed": EXIT.torNotReady,
+  "testnet-bad-options": EXIT.usage,
+  "testnet-dir-in-use": EXIT.usage,
   "box-unreachable": EXIT.unreachable,
+  "box-failed": EXIT.unreachable,
   "box-timeout": EXIT.unreachable,
   "connection-lost": EXIT.unreachable,
   "input-lost": EXIT.unreachable,
@@ -57,7 +66,7 @@ const BY_CODE: Readonly<Record<string, ExitCode>> = {
 
 /** The exit code for an error code; what Tor says about a stream counts as "not reached". */
 export function exitCodeOf(code: string): ExitCode {
-  const known = BY_CODE[code];
+  const known = EXIT_BY_CODE[code];
   if (known !== undefined) return known;
   return code.startsWith("tor-") ? EXIT.unreachable : EXIT.functionFailed;
 }

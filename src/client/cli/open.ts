@@ -109,10 +109,24 @@ export interface CloseOptions extends ReachOptions {
 export async function close(cli: Cli, given: string, options: CloseOptions): Promise<ExitCode> {
   const found = await findInstance(cli, given, options);
   using client: BoxClient = clientOf(found);
-  const killed = await client.close(found.value, { kill: options.kill ?? false, signal: cli.signal });
-  if (killed) await forget(cli, client, rememberedOf(found));
+  let killed = false;
+  if (options.kill) {
+    killed = await client.close(found.value, { kill: true, signal: cli.signal });
+    await forget(cli, client, rememberedOf(found));
+  } else {
+    // spec/wire 5: only a session can end input; the request `close` is for killing.
+    await using session = await client.open(found.value, { offset: found.offset, signal: cli.signal });
+    await session.endInput();
+  }
   cli.io.result({ killed }, () => "");
-  if (!cli.io.json) cli.io.note(killed ? "Ended." : "Input closed; the function ends when it is done.");
+  if (!cli.io.json)
+    cli.io.note(
+      killed
+        ? "Ended."
+        : options.kill
+          ? "It had ended already."
+          : "Input closed; the function ends when it is done.",
+    );
   return EXIT.ok;
 }
 

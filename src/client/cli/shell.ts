@@ -179,8 +179,9 @@ class ShellState implements AsyncDisposable {
 
   async #close(kill: boolean): Promise<void> {
     const { session } = this.#attached();
-    const killed = await this.#client.close(session.instance, { kill, signal: this.#cli.signal });
-    this.#cli.io.print(killed ? "ended" : "input closed");
+    if (kill) await this.#client.close(session.instance, { kill, signal: this.#cli.signal });
+    else await session.endInput();
+    this.#cli.io.print(kill ? "ended" : "input closed");
   }
 
   #attached(): Open {

@@ -31,7 +31,7 @@ export type BoxAnswer =
 export type BoxQuestion = "warm" | "memory";
 
 export interface BenchBoxOptions {
-  /** box.toml, without data_dir and listen. */
+  /** box.toml, without data_dir, listen and onion: there is none. */
   readonly toml?: string;
   readonly nodeArguments?: readonly string[];
 }
@@ -50,7 +50,7 @@ export class BenchBox implements AsyncDisposable {
 
   static async start(options: BenchBoxOptions = {}): Promise<BenchBox> {
     const dir = await mkdtemp(path.join(tmpdir(), "bento-bench-"));
-    const child = fork(MAIN, [dir, options.toml ?? ""], {
+    const child = fork(MAIN, [dir, `[onion]\nmode = "none"\n${options.toml ?? ""}`], {
       execArgv: ["--disable-warning=ExperimentalWarning", "--expose-gc", ...(options.nodeArguments ?? [])],
       stdio: ["ignore", "ignore", "inherit", "ipc"],
     });

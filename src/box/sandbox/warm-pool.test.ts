@@ -1,0 +1,68 @@
+import assert from "node:assert/strict";
+import { PassThrough } from "node:stream";
+import { test } from "node:test";
+import { TestClock } from "../../base/clock.ts";
+import { silentLog } from "../../base/log.ts";
+import type { Instance } from "./instance.ts";
+import { SANDBOX_LIMITS } from "./sandbox-limits.ts";
+import { WarmPool } from "./warm-pool.ts";
+
+const plan = { image: "deno", profile: "strict", tmpBytes: 1, openFilesMax: 1, count: 2 } as const;
+
+/** What a pool uses of an instance. */
+function readyMember(): Instance {
+  const stdout = new PassThrough();
+  stdout.write("ready");
+  const exited = Promise.withResolvers<unknown>();
+  return {
+    stdout,
+    exited: exited.promise,
+    stderrTail: () => "",
+    async [Symbol.asyncDispose]() {
+      exited.resolve({ kind: "killed", reason: "disposed" });
+    },
+  } as unknown as Instance;
+}
+
+test("WarmPool.take: the successor starts when the member has had its time, one start for each taken", async () => {
+  const clock = new TestClock();
+  let started = 0;
+  const start = async () => {
+    started++;
+    return readyMember();
+  };
+  await using pool = new WarmPool({ plan, start, clock, log: silentLog });
+  await pool.filled();
+  assert.equal(started, 2);
+  await using first = pool.take();
+  await using second = pool.take();
+  assert.ok(first && second);
+  assert.equal(pool.take(), undefined);
+  await clock.advance(SANDBOX_LIMITS.refillDelayMs - 1);
+  assert.equal(started, 2);
+  await clock.advance(1);
+  assert.equal(started, 4);
+  await pool.filled();
+  assert.equal(pool.ready, 2);
+});
+
+test("WarmPool: a pool that is closed starts nothing more", async () => {
+  const clock = new TestClock();
+  let started = 0;
+  const pool = new WarmPool({
+    plan,
+    clock,
+    log: silentLog,
+    start: async () => {
+      started++;
+      return readyMember();
+    },
+  });
+  await pool.filled();
+  await using _member = pool.take();
+  await pool[Symbol.asyncDispose]();
+  pool.refill();
+  await clock.advance(60_000);
+  assert.equal(started, 2);
+  assert.equal(clock.pending, 0);
+});
