@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { BentoError, systemCode } from "../../src/base/errors.ts";
-import { openCgroups } from "../../src/box/sandbox/cgroup.ts";
+import { openCgroups } from "../../src/box/sandbox/cgroup-open.ts";
 import { hostName, SandboxHost } from "../../src/box/sandbox/sandbox.ts";
 import { Watchdog } from "../../src/box/sandbox/watchdog.ts";
 import { controlGroups, stagesOf, untilNone } from "../support/leftovers.ts";

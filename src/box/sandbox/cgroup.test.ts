@@ -7,9 +7,10 @@ import { readFile } from "node:fs/promises";
 import { describe, test } from "node:test";
 import { systemClock } from "../../base/clock.ts";
 import { messageOf } from "../../base/errors.ts";
-import { type CgroupOptions, type CgroupParent, openCgroups } from "./cgroup.ts";
+import type { CgroupOptions, CgroupParent } from "./cgroup.ts";
 import { findCgroups } from "./cgroup-find.ts";
 import { CgroupModel } from "./cgroup-model.ts";
+import { openCgroups } from "./cgroup-open.ts";
 import { openCgroupV1 } from "./cgroup-v1.ts";
 import { openCgroupV2 } from "./cgroup-v2.ts";
 

@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import type { Clock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { atLeast, findBubblewrap } from "./bubblewrap.ts";
-import { openCgroups } from "./cgroup.ts";
+import { openCgroups } from "./cgroup-open.ts";
 import { findDeno, type GuestFiles, type ImageName, probeImage } from "./image.ts";
 import { buildFilters } from "./seccomp.ts";
 import { SANDBOX_PROFILES } from "./seccomp-profiles.ts";

@@ -10,13 +10,8 @@ import type { Clock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { findBubblewrap } from "./bubblewrap.ts";
-import {
-  type CgroupLimits,
-  type CgroupParent,
-  type CgroupUsage,
-  openCgroups,
-  sweepCgroups,
-} from "./cgroup.ts";
+import type { CgroupLimits, CgroupParent, CgroupUsage } from "./cgroup.ts";
+import { openCgroups, sweepCgroups } from "./cgroup-open.ts";
 import { findDeno, type GuestFiles, type ImageName, type ImagePlan, probeImage } from "./image.ts";
 import { InheritedDescriptors } from "./inherited.ts";
 import { Instance, type InstanceParts, type Sandbox } from "./instance.ts";
