@@ -1,5 +1,5 @@
 // Which control groups this machine has, opened with the driver that fits, and what earlier lives of the box left in
-// them. The box's side; functions never see these files. docs/spec/sandbox.md 6.
+// them. The box's side; functions never see these files. docs/spec/sandbox.md 4.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
