@@ -66,8 +66,6 @@ const EXITS_MIN = 2;
 /** Starts everything; resolves when circuits work and every box answers. When it throws, nothing is left running. */
 export async function startNetwork(options: NetworkOptions): Promise<RunningNetwork> {
   const startedMs = systemClock.now();
-  await stopNetwork(options.dir);
-  await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const exits = Math.max(EXITS_MIN, options.boxes);
   const relays = options.relays === undefined ? 1 : options.relays - AUTHORITIES - exits;
   if (relays < 0) {
@@ -79,6 +77,8 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       },
     );
   }
+  await stopNetwork(options.dir);
+  await mkdir(options.dir, { recursive: true, mode: 0o700 });
   try {
     const testnet = await Testnet.up({
       dir: path.join(options.dir, "tor"),

@@ -54,7 +54,8 @@ export async function main(version: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    if (error.exitCode !== 0) io.event({ event: "error", code: "usage", message: error.message });
+    if (error.exitCode !== 0)
+      io.event({ event: "error", code: "usage", message: error.message.replace(/^error: /, "") });
   }
   // What is left open now (a keep-alive connection, a paused stdin) must not hold the command back.
   await Promise.all([drained(process.stdout), drained(process.stderr)]);

@@ -121,6 +121,8 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     let parts: Uint8Array[] = [];
     let length = 0;
     for await (const chunk of this.chunks()) {
+      // spec/wire 6.1: the end of a message that was read before this attachment.
+      if (length === 0 && chunk.bytes.length === 0) continue;
       parts.push(chunk.bytes);
       length += chunk.bytes.length;
       if (length > MESSAGE_BYTES_MAX) {

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
@@ -309,6 +309,20 @@ test("bento run: Ctrl-C detaches, prints the command to attach again, exit code 
   assert.equal(again.code, 0, again.err);
   assert.equal(again.out, "second");
   assert.equal(box.requests.at(-1), "POST /v1/shutdown", "the function goes with its only instance");
+});
+
+test("bento run: Tor's SOCKS port is gone: exit code 5, whatever number of boxes is known", async (t) => {
+  const user = await newUser(t);
+  const socks = `unix:${path.join(user.dir, "socks")}`;
+  const address = `${"a".repeat(56)}.onion`;
+  const context = { version: 1, boxes: { box0: { address, socks }, box1: { address, socks } } };
+  await mkdir(path.join(user.dir, "state/bento"), { recursive: true });
+  await writeFile(path.join(user.dir, "state/bento/context.json"), JSON.stringify(context));
+  for (const args of [["run", "hello"], ["policy"], ["browse", "http://a.test/"]]) {
+    const { code, err } = await user.bento(args);
+    assert.equal(code, 5, err);
+    assert.match(err, /Cannot reach Tor's SOCKS port at .*\n {2}Start tor/);
+  }
 });
 
 test("bento run: a reader that closes the pipe is no error", async (t) => {

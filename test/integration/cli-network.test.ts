@@ -80,7 +80,8 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
 
   const refused = await bento(home, "browse", `http://${boxes[0]?.direct}/`, "-o", page);
   assert.equal(refused.code, 1, "a box does not reach itself");
-  assert.equal((await bento(home, "net", "status")).code, 0);
+  assert.equal((await bento(home, "net", "up", "--relays", "3")).code, 2);
+  assert.equal((await bento(home, "net", "status")).code, 0, "wrong use does not stop what runs");
   const down = await bento(home, "net", "down");
   assert.equal(down.code, 0, down.err);
   assert.equal((await bento(home, "net", "down")).code, 0);

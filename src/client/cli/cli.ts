@@ -100,18 +100,24 @@ async function firstSuitable(
   manifest: Manifest,
 ): Promise<Reach> {
   const reasons: string[] = [];
+  let unreached: unknown;
+  let refused = 0;
   for (const name of names) {
     const reach = await reachBox(cli, name, options);
     using client = new BoxClient({ address: reach.address, dial: reach.dial });
     try {
       const result = grant(manifest, await client.policy({ signal: cli.signal }));
       if (result.kind === "granted") return reach;
+      refused++;
       reasons.push(`${name}: ${result.refusals.map((refusal) => refusal.rule).join(", ")}`);
     } catch (error) {
       cli.signal.throwIfAborted();
+      unreached ??= error;
       reasons.push(`${name}: ${error instanceof Error ? error.message : "not reached"}`);
     }
   }
+  // Where no box could be asked, that is what is wrong.
+  if (refused === 0) throw unreached;
   throw new BentoError(
     "policy-refused",
     `Cannot choose a box: none grants what is asked for (${reasons.join("; ")})`,
