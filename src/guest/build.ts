@@ -8,7 +8,7 @@ import { access, chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } 
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { buildSync, version as esbuildVersion } from "esbuild";
+import { build, version as esbuildVersion, stop } from "esbuild";
 import { Bug } from "../base/errors.ts";
 import type { ImageName } from "../wire/policy.ts";
 import { DENO_IMPORTS_FILE, type GuestRunner, guestRunners } from "./images.ts";
@@ -51,7 +51,7 @@ export async function buildGuests(outDir: string): Promise<GuestFiles> {
   const runners = python ? { deno, python: pythonRunner } : { deno };
   if (!(await exists(dir))) {
     await appearAtOnce(outDir, dir, async (draft) => {
-      await writeFile(join(draft, deno.file), bundleDenoRunner());
+      await writeFile(join(draft, deno.file), await bundleDenoRunner());
       const imports = { imports: { "bento/function": FUNCTION_MODULE } };
       await writeFile(join(draft, DENO_IMPORTS_FILE), JSON.stringify(imports));
       const source = sourcePath("./python/runner.py");
@@ -72,12 +72,8 @@ async function digestSources(digest: ReturnType<typeof createHash>, directory: s
   }
 }
 
-/**
- * Once per version of Bento. Not `build`, whose helper process would stay: a box that shares its control group with
- * another process cannot hand controllers on to its instances (cgroup v2), and it would cost 20 MB for nothing.
- */
-function bundleDenoRunner(): string {
-  const result = buildSync({
+async function bundleDenoRunner(): Promise<string> {
+  const result = await build({
     entryPoints: [sourcePath("./deno/runner.ts")],
     bundle: true,
     write: false,
@@ -91,6 +87,9 @@ function bundleDenoRunner(): string {
     banner: { js: `const { ${GLOBALS} } = globalThis;` },
     logLevel: "silent",
   });
+  // esbuild's helper process would stay: a box that shares its control group with another process cannot hand
+  // controllers on to its instances (cgroup v2), and it would hold memory for nothing.
+  await stop();
   const text = result.outputFiles[0]?.text;
   if (text === undefined) throw new Bug("esbuild wrote nothing");
   return text;

@@ -93,6 +93,14 @@ test("bento-box.service: its capabilities and read-only system are enough to sta
     assert.match(status, /^CapEff:\t00000000000000e0$/m, "control: kill, setgid and setuid, nothing else");
     assert.match(status, /^NoNewPrivs:\t1$/m);
 
+    // On version 2 another process beside the box would keep it from handing controllers on. Its watchdog comes later.
+    const beside = (await readFile(join(GROUPS[0] ?? "", "cgroup.procs"), "utf8")).trim().split("\n");
+    const programs = await Promise.all(beside.map((pid) => readFile(`/proc/${pid}/comm`, "utf8")));
+    assert.deepEqual(
+      programs.filter((name, at) => name !== "sh\n" && beside[at] !== String(child.pid)),
+      [],
+    );
+
     const hello = "export default { async invoke(session) { await session.send('hello'); } };";
     const deno = await client.run({ package: { manifest: { name: "f", image: "deno" }, source: hello } });
     await deno.next("attached");

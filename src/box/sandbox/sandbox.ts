@@ -1,6 +1,6 @@
 // The sandbox room's front: starts boxed processes, warm or cold, and ends them all. Host side of the strongest
 // boundary Bento has; what crosses it are two byte streams. Fails closed: if any wall or limit cannot be set,
-// `open` or `start` throws and says why, and nothing runs. Spec: docs/spec/sandbox.md.
+// `open` or `start` throws and says why, and nothing runs. Spec: docs/spec/sandbox.md 1.
 
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, readFile, realpath, writeFile } from "node:fs/promises";

@@ -62,6 +62,8 @@ def _to_json(value):
         return "null"
     if isinstance(value, int):
         return int.__repr__(value)
+    if not isinstance(value, dict):
+        raise TypeError(f"Cannot call the box: found {type(value).__name__}, wanted text, a whole number, bool or None")
     return "{" + ",".join(_to_json(key) + ":" + _to_json(item) for key, item in value.items()) + "}"
 
 
