@@ -98,6 +98,19 @@ test("Progress: redraws one line for a person, writes plain lines elsewhere, not
   }
 });
 
+test("Io.note: makes room for itself where a progress line is drawn, and only there", async () => {
+  const clock = new TestClock();
+  const { io, err } = newIo({ tty: true });
+  using _progress = new Progress(io, "Waiting", { clock });
+  io.note("before");
+  await clock.advance(300);
+  const drawn = err();
+  io.note("one");
+  io.note("two");
+  assert.equal(drawn.split("\n")[0], "before");
+  assert.equal(err().slice(drawn.length), "\r\u001b[Kone\ntwo\n");
+});
+
 test("formatSeconds: seconds, minutes, hours", () => {
   assert.deepEqual([0.4, 59, 75, 7260].map(formatSeconds), ["0 s", "59 s", "1 min 15 s", "2 h 1 min"]);
 });

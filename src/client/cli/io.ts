@@ -27,6 +27,7 @@ export class Io {
   /** Whether a person is watching stderr: progress may redraw its line. */
   readonly live: boolean;
   readonly #color: boolean;
+  #hasLine = false;
 
   constructor(options: IoOptions) {
     this.stdin = options.stdin;
@@ -38,9 +39,22 @@ export class Io {
     this.#color = this.live && !options.env["NO_COLOR"];
   }
 
-  /** One line for the person at the terminal. */
+  /** One line for the person at the terminal; a progress line makes room for it. */
   note(text: string): void {
+    this.clearLine();
     this.stderr.write(`${text}\n`);
+  }
+
+  /** The progress line, redrawn in place. */
+  drawLine(text: string): void {
+    this.#hasLine = true;
+    this.stderr.write(`\r${text.slice(0, (this.stderr.columns ?? 80) - 1)}\u001b[K`);
+  }
+
+  /** Takes the progress line away, if there is one. */
+  clearLine(): void {
+    if (this.#hasLine) this.stderr.write("\r\u001b[K");
+    this.#hasLine = false;
   }
 
   /** One line of result. */

@@ -48,7 +48,7 @@ export class Progress implements Disposable {
   [Symbol.dispose](): void {
     this.#cancel?.();
     this.#cancel = undefined;
-    if (this.#drawn && this.#io.live) this.#io.stderr.write("\r\u001b[K");
+    if (this.#drawn) this.#io.clearLine();
   }
 
   /** The line as it stands: `Receiving 1.2 MiB of 3 MiB (40 %), 310 KiB/s, 6 s left`. */
@@ -94,7 +94,7 @@ export class Progress implements Disposable {
     const line = this.line();
     this.#drawn = true;
     if (!this.#io.live) this.#io.note(line);
-    else this.#io.stderr.write(`\r${line.slice(0, (this.#io.stderr.columns ?? 80) - 1)}\u001b[K`);
+    else this.#io.drawLine(line);
   }
 }
 
