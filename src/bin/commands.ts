@@ -51,7 +51,7 @@ function addLocal(program: Command, act: Act): void {
 function addNetwork(program: Command, act: Act): void {
   const net = program.command("net").description("a private Tor network of real tor daemons on this machine");
   json(net.command("up"))
-    .description("start it in the background; returns when circuits work")
+    .description("start it in the background, anew if it runs; returns when circuits work")
     .option("--dir <folder>", "where it keeps its files")
     .option("--boxes <n>", "boxes beside exit relays", count(0, 16), 2)
     .option("--relays <n>", "relays in all", count(3, 64))

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
@@ -44,7 +44,7 @@ test("Context.update: the lock of a process that died is taken over", async (t) 
   const context = new Context(await newDir(t));
   await context.update(() => undefined);
   // Above the largest pid that Linux gives out.
-  await writeFile(path.join(context.dir, "context.lock"), "4194305");
+  await symlink("4194305", path.join(context.dir, "context.lock"));
   await context.update(() => undefined);
 });
 
@@ -60,6 +60,18 @@ test("Context.update: a change that throws leaves everything as it was", async (
   await assert.rejects(change, /no/);
   assert.ok((await context.read()).boxes["box0"]);
   await context.update(() => undefined);
+});
+
+test("Context.update: where nothing can be written it says so, and so does checkWritable", async (t) => {
+  const file = path.join(path.dirname(await newDir(t)), "file");
+  await writeFile(file, "");
+  const context = new Context(path.join(file, "state"));
+  const wanted = { code: "bad-config", message: /Cannot write .*ENOTDIR/, advice: /XDG_STATE_HOME/ };
+  await assert.rejects(
+    context.update(() => undefined),
+    wanted,
+  );
+  await assert.rejects(context.checkWritable(), wanted);
 });
 
 test("Context.update: expired functions and the oldest instances beyond the limit are forgotten", async (t) => {

@@ -2,12 +2,12 @@
 // tokens, instances with the offset read so far. One JSON file, readable by the user alone, because tokens are
 // capabilities. Written whole under a lock and renamed into place, so that two commands never tear it.
 
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { mkdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
 import { z } from "zod";
 import { type Clock, systemClock } from "../base/clock.ts";
-import { BentoError, systemCode } from "../base/errors.ts";
+import { BentoError, messageOf, systemCode } from "../base/errors.ts";
 
 const name = z.string().min(1).max(80);
 
@@ -114,21 +114,42 @@ export class Context {
 
   /** Changes the context under its lock. Entries that have expired are dropped on the way. */
   async update<T>(change: (data: ContextData) => T): Promise<T> {
-    await mkdir(this.dir, { recursive: true, mode: 0o700 });
+    await this.#writing(() => mkdir(this.dir, { recursive: true, mode: 0o700 }));
     await using _lock = await this.#lock();
     const data = await this.read();
     const result = change(data);
     this.#prune(data);
     const temporary = `${this.#file}.${process.pid}.tmp`;
-    const file = await open(temporary, "w", 0o600);
-    try {
-      await file.writeFile(`${JSON.stringify(data, null, 1)}\n`);
-      await file.datasync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, this.#file);
+    await this.#writing(async () => {
+      try {
+        await writeFile(temporary, `${JSON.stringify(data, null, 1)}\n`, { mode: 0o600, flush: true });
+        await rename(temporary, this.#file);
+      } catch (error) {
+        await rm(temporary, { force: true });
+        throw error;
+      }
+    });
     return result;
+  }
+
+  /** Throws now if nothing could be saved: to be called before a box makes what only a saved token can end. */
+  async checkWritable(): Promise<void> {
+    await this.update(() => undefined);
+  }
+
+  async #writing<T>(write: () => Promise<T>): Promise<T> {
+    try {
+      return await write();
+    } catch (cause) {
+      const code = systemCode(cause);
+      throw new BentoError("bad-config", `Cannot write ${this.dir}: ${code ?? messageOf(cause)}`, {
+        cause,
+        advice:
+          code === "ENOSPC" || code === "EDQUOT"
+            ? "The disk is full: free some space; tokens are saved there."
+            : "Set XDG_STATE_HOME to a folder that you can write; tokens are saved there.",
+      });
+    }
   }
 
   #prune(data: ContextData): void {
@@ -143,18 +164,17 @@ export class Context {
   async #lock(): Promise<AsyncDisposable> {
     const lock = path.join(this.dir, "context.lock");
     for (let waitedMs = 0; ; waitedMs += LOCK_STEP_MS) {
-      try {
-        const file = await open(lock, "wx", 0o600);
-        await file.writeFile(String(process.pid));
-        await file.close();
-        return { [Symbol.asyncDispose]: () => rm(lock, { force: true }) };
-      } catch (error) {
-        if (systemCode(error) !== "EEXIST") {
-          throw new BentoError("bad-config", `Cannot write ${this.dir}: ${systemCode(error) ?? "failed"}`, {
-            cause: error,
-          });
+      const isOurs = await this.#writing(async () => {
+        try {
+          // A link that leads nowhere names its holder from the moment it exists, on a full disk, too.
+          await symlink(String(process.pid), lock);
+          return true;
+        } catch (error) {
+          if (systemCode(error) === "EEXIST") return false;
+          throw error;
         }
-      }
+      });
+      if (isOurs) return { [Symbol.asyncDispose]: () => rm(lock, { force: true }) };
       if (waitedMs >= LOCK_WAIT_MS) {
         throw new BentoError("bad-config", `Cannot lock ${this.dir}: another command holds it`, {
           advice: `If none is running, delete ${lock}.`,
@@ -177,7 +197,7 @@ export function freeName(base: string, taken: Readonly<Record<string, unknown>>)
 
 async function isAbandoned(lock: string): Promise<boolean> {
   try {
-    const pid = Number(await readFile(lock, "utf8"));
+    const pid = Number(await readlink(lock));
     if (!Number.isInteger(pid) || pid < 1) return false;
     process.kill(pid, 0);
     return false;

@@ -9,10 +9,11 @@ import { formatDuration } from "../wire/quantity.ts";
 const EXIT_RULES_SHOWN = 12;
 
 const STYLE = `
-:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+:root { color-scheme: light dark; --line: #8884; --soft: #666; }
+@media (prefers-color-scheme: dark) { :root { --soft: #aaa; } }
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 46rem; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; } caption { text-align: left; color: var(--soft); }
+table { border-collapse: collapse; width: 100%; margin-bottom: 1.2rem; } td { overflow-wrap: anywhere; } caption { text-align: left; color: var(--soft); }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; width: 45%; } code, pre { font: .9em/1.45 ui-monospace, monospace; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .7rem; border-radius: .3rem; }

@@ -67,7 +67,7 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
     { event: "up", dir, socks, web, boxes: network.boxes.map(({ info: _info, ...box }) => box) },
     () =>
       [
-        `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} boxes.`,
+        `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} ${network.boxes.length === 1 ? "box" : "boxes"}.`,
         `SOCKS  ${socks}`,
         `WEB    ${web}   (serve a site there: boxes reach it)`,
         ...network.boxes.map(

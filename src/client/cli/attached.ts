@@ -308,7 +308,8 @@ export function reportOutcome(cli: Cli, outcome: Outcome): ExitCode {
       io.note(
         `${io.red("bento: the function failed:")} ${printable(outcome.name)}: ${printable(outcome.message)}`,
       );
-      if (outcome.traceback !== "") io.note(io.dim(printable(outcome.traceback.trimEnd())));
+      if (outcome.traceback !== "" && outcome.traceback !== `${outcome.name}: ${outcome.message}`)
+        io.note(io.dim(printable(outcome.traceback.trimEnd())));
       return EXIT.functionFailed;
     }
     case "killed": {

@@ -18,6 +18,7 @@ export async function exec(
   const { io } = cli;
   const invocation = invocationOf(args, options);
   const found = await findFunction(cli, token, options);
+  await cli.context.checkWritable();
   using client = clientOf(found);
   using progress = new Progress(io, `Starting on ${boxLabel(found.reach)}`);
   const instance = await client.exec(found.value, invocation, { signal: cli.signal });

@@ -4,7 +4,7 @@
 
 import type { Readable, Writable } from "node:stream";
 import { stripVTControlCharacters } from "node:util";
-import { BentoError, messageOf } from "../../base/errors.ts";
+import { BentoError, messageOf, systemCode } from "../../base/errors.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { EXIT, type ExitCode, exitCodeOf } from "./exit-code.ts";
 
@@ -84,7 +84,8 @@ export class Io {
   }
 
   /** Tells what went wrong and what to do next, in a few lines, and returns the exit code. Never a stack. */
-  report(error: unknown): ExitCode {
+  report(thrown: unknown): ExitCode {
+    const error = ofDisk(thrown) ?? thrown;
     if (!(error instanceof BentoError)) {
       this.note(`${this.red("bento: internal error:")} ${printable(messageOf(error))}`);
       this.note("  This is a fault in Bento; BENTO_DEBUG=1 shows where.");
@@ -106,6 +107,24 @@ export class Io {
     });
     return exitCodeOf(error.code);
   }
+}
+
+/** A disk that cannot be written to is no fault in Bento, wherever it was met. */
+function ofDisk(error: unknown): BentoError | undefined {
+  const code = systemCode(error);
+  const at: unknown = error instanceof Error ? Reflect.get(error, "path") : undefined;
+  const what = typeof at === "string" ? at : "a file";
+  if (code === "ENOSPC" || code === "EDQUOT")
+    return new BentoError("disk-full", `Cannot write ${what}: the disk is full`, {
+      advice: "Free some space.",
+    });
+  // Making a folder on a read-only disk fails with ENOENT in Node.
+  const isMkdir = error instanceof Error && Reflect.get(error, "syscall") === "mkdir";
+  if (code === "EROFS" || code === "EACCES" || (code === "ENOENT" && isMkdir))
+    return new BentoError("bad-config", `Cannot use ${what}: ${code}`, {
+      advice: "Choose a folder that you can write: with --dir or -o, XDG_STATE_HOME or TMPDIR.",
+    });
+  return undefined;
 }
 
 /** Text of unknown origin, safe for a terminal: escape sequences gone, other control characters as `\xNN`. */

@@ -34,6 +34,7 @@ export async function run(
     return EXIT.ok;
   }
   const target = await findTarget(cli, fn, options);
+  await cli.context.checkWritable();
   const { reach } = target;
   const client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: target.isolation });
   using _client = client;

@@ -24,6 +24,7 @@ export async function store(cli: Cli, fn: string, options: StoreOptions): Promis
     return EXIT.ok;
   }
   const reach = await chooseBox(cli, options, manifestOf(loaded));
+  await cli.context.checkWritable();
   const isolation = newIsolation();
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation });
   let stored: StoredFunction;
