@@ -209,7 +209,8 @@ async function bundle(file: string): Promise<{ source: string; inputs: string[] 
         },
       ],
     });
-    const source = result.outputFiles[0]?.text ?? "";
+    // Bundles begin with the name of a file. Deno takes 1.6 ms longer to import a module that begins with a comment.
+    const source = (result.outputFiles[0]?.text ?? "").replace(/^\/\/ .*\n/, "");
     return { source, inputs: Object.keys(result.metafile.inputs).toReversed() };
   } catch (cause) {
     throw new BentoError("bad-package", `Cannot bundle ${file}: ${bundleErrors(cause)}`, {
