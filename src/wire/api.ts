@@ -53,7 +53,10 @@ export type JsonValue =
   | readonly JsonValue[]
   | { readonly [key: string]: JsonValue };
 
-/** How a function is started: arguments for `invoke(session, env, ...args)`, or a Python call expression. */
+/**
+ * How a function is started: arguments for `invoke(session, env, ...args)`, or a Python call expression. A key
+ * "__proto__" of an argument is left out.
+ */
 export const invocationSchema = z.union([
   z.strictObject({ args: z.array(jsonValue).max(256) }),
   z.strictObject({ call: z.string().min(1) }),
