@@ -61,7 +61,7 @@ test("parseBoxConfig: reads every section", () => {
   assert.deepEqual(config.onion, {
     kind: "hidden",
     port: 80,
-    tor: { kind: "running", control: { kind: "tcp", host: "127.0.0.1", port: 9051 } },
+    control: { kind: "tcp", host: "127.0.0.1", port: 9051 },
   });
   assert.equal(config.exitPort?.port, 5006);
   assert.deepEqual(config.policy.net?.privateNetworksAllowed, ["127.0.0.0/8"]);
