@@ -4,6 +4,7 @@
 import { constants, createBrotliCompress } from "node:zlib";
 import { concat } from "../../src/base/bytes.ts";
 import {
+  DIGEST_END,
   DIGEST_MAGIC,
   type DigestRecord,
   encodeContentFrames,
@@ -103,6 +104,7 @@ export class DigestWriter {
     for (let left = bodyBytes; left > 0; left -= noise.length) {
       await this.#out(noise.subarray(0, Math.min(left, noise.length)));
     }
+    await this.#out(DIGEST_END);
   }
 
   async #out(bytes: Uint8Array): Promise<void> {
