@@ -122,7 +122,6 @@ test("CoverTunnel: a receiver that is slow moves the schedule, and makes no burs
   void tunnel.run({
     clock,
     send: (cell) => {
-      new CellReader(SETTINGS.cellBytes);
       assert.equal(cell.length, SETTINGS.cellBytes);
       times.push(clock.now());
       if (times.length !== 20) return Promise.resolve();

@@ -40,7 +40,8 @@ export class CoverTunnel {
   #uncredited = 0;
   #owed = 0;
   #isLast = false;
-  #failure: unknown;
+  #failure: Error | undefined;
+  #hasSentLast = false;
 
   constructor(settings: CoverSettings) {
     this.#settings = settings;
@@ -57,8 +58,8 @@ export class CoverTunnel {
 
   /** Takes a session frame for the other end once it has room for it. Throws why the tunnel is over. */
   async send(frame: Uint8Array): Promise<void> {
-    while (!this.#credit.isOpen && this.#failure === undefined) await this.#creditOpened.promise;
-    if (this.#failure !== undefined) throw this.#failure;
+    while (!this.#credit.isOpen && !this.#failure) await this.#creditOpened.promise;
+    if (this.#failure) throw this.#failure;
     this.#credit.spend(frame);
     this.#writer.push({ kind: "session", frame });
   }
@@ -94,8 +95,9 @@ export class CoverTunnel {
   }
 
   /** The connection is gone: whoever waits learns why. */
-  fail(error: unknown): void {
-    if (this.#failure !== undefined) return;
+  fail(cause: unknown): void {
+    if (this.#failure) return;
+    const error = cause instanceof Error ? cause : new Error(String(cause));
     this.#failure = error;
     this.#begin.reject(error);
     if (!this.#incoming.isClosed) this.#incoming.fail(error);
@@ -121,10 +123,8 @@ export class CoverTunnel {
     await Promise.all(inHand);
   }
 
-  #hasSentLast = false;
-
   #nextCell(): Uint8Array | undefined {
-    if (this.#hasSentLast || this.#failure !== undefined) return undefined;
+    if (this.#hasSentLast || this.#failure) return undefined;
     const cell = this.#writer.next();
     this.#hasSentLast = this.#isLast && this.#writer.queued === 0;
     return cell;
