@@ -2,14 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { TestClock } from "../base/clock.ts";
 import { ProtocolError } from "../base/errors.ts";
-import {
-  CELL_SIZES,
-  CellReader,
-  CellWriter,
-  type CoverSettings,
-  coverSettings,
-  WINDOW_BYTES,
-} from "./cover.ts";
+import { CELL_SIZES, CellWriter, type CoverSettings, coverSettings, WINDOW_BYTES } from "./cover.ts";
 import { CoverTunnel } from "./cover-tunnel.ts";
 
 const SETTINGS = coverSettings(96_000);
