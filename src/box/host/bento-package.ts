@@ -5,7 +5,7 @@ import { concat, formatBytes, fromUtf8 } from "../../base/bytes.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { ManifestInput } from "../../wire/manifest.ts";
 import { type FunctionPackage, type PackageInput, parsePackage } from "../../wire/package.ts";
-import { RemoteRefusal } from "./bento-error.ts";
+import { RemoteRefusal, remoteRefusal } from "./bento-error.ts";
 
 /** All packages on their way through a box: bytes. Sixteen of the largest, many hundreds of usual ones. */
 export const PACKAGES_BYTES_MAX = 64 * 2 ** 20;
@@ -28,8 +28,8 @@ export interface PassingPackage extends Disposable {
 }
 
 /**
- * Collects and parses one package; its room is taken until it is disposed. Throws RemoteRefusal "too-large" or
- * "bento-limit", BoxError "bad-request" or "bad-manifest".
+ * Collects and parses one package; its room is taken until it is disposed. Throws RemoteRefusal "too-large",
+ * "bento-limit", "bad-request" or "bad-manifest".
  */
 export async function collectPackage(
   pieces: AsyncIterable<Uint8Array>,
@@ -62,7 +62,7 @@ export async function collectPackage(
     return { input, parsed, bytes, [Symbol.dispose]: giveBack };
   } catch (error) {
     giveBack();
-    throw error;
+    throw remoteRefusal(error);
   }
 }
 
