@@ -28,7 +28,7 @@ function joined(settings: CoverSettings = SETTINGS) {
 
 test("CoverTunnel: frames pass both ways, in order, and the end ends both sides", async () => {
   const { clock, a, b, running } = joined();
-  a.begin({ start: { invocation: { args: [] } } });
+  a.begin({ token: "t", start: { invocation: { args: [] } } });
   const sent = Array.from({ length: 50 }, (_, at) => new Uint8Array(at * 20 + 1).fill(at));
   for (const frame of sent) {
     await a.send(frame);

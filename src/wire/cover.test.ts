@@ -70,7 +70,7 @@ test("CellReader: lost, repeated, cut and malformed cells", () => {
     "an end with a body": [cellOf(0, 0, 0, 2, 3, 0)],
     "credit of 1 bytes": [cellOf(0, 0, 0, 2, 2, 0)],
     "not JSON": [cellOf(0, 0, 0, 2, 0, 123)],
-    "without start": [cellOf(0, 0, 0, 3, 0, 123, 125)],
+    "not one of token and package": [cellOf(0, 0, 0, 3, 0, 123, 125)],
   };
   for (const [found, cells] of Object.entries(wrong)) {
     const reader = new CellReader(480);

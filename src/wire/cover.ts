@@ -12,11 +12,11 @@
 // Each side sends at most WINDOW_BYTES of session frames beyond what was credited: what nobody reads waits at its
 // sender, never in a cell.
 
-import { z } from "zod";
 import { ByteQueue } from "../base/byte-queue.ts";
 import { concat, fromUtf8, utf8, view } from "../base/bytes.ts";
 import { ProtocolError, unreachable } from "../base/errors.ts";
-import { SESSION_FRAME_BYTES_MAX, startSchema } from "./session-frame.ts";
+import type { JsonValue } from "./api.ts";
+import { Limits } from "./limits.ts";
 
 /** Sizes of a cell: multiples of what one cell of Tor carries (tor-spec, RELAY_PAYLOAD_SIZE 498), framing included. */
 export const CELL_SIZES = [480, 978, 1974, 3966, 7950] as const;
@@ -29,13 +29,18 @@ const CELLS_PER_SECOND = 100;
 const HEADER_BYTES = 6;
 /** Session frames under way without credit, each way: bytes. */
 export const WINDOW_BYTES = 256 * 1024;
-const FRAME_BYTES_MAX = SESSION_FRAME_BYTES_MAX + 1024;
+const FRAME_BYTES_MAX = Limits.packageBytesMax + Limits.argumentBytesMax + 4096;
 
 const KIND = { begin: 0, session: 1, credit: 2, end: 3 } as const;
 
 /** What the covered session is: a package to install at this box, or a function that it has, by its token. */
-export const beginSchema = z.strictObject({ token: z.string().max(200).optional(), start: startSchema });
-export type Begin = z.infer<typeof beginSchema>;
+export interface Begin {
+  readonly token?: string | undefined;
+  readonly start: {
+    readonly package?: { readonly manifest: object; readonly source: string } | undefined;
+    readonly invocation: { readonly args: readonly JsonValue[] } | { readonly call: string };
+  };
+}
 
 export type CoverFrame =
   | { readonly kind: "begin"; readonly begin: Begin }
@@ -181,6 +186,7 @@ function decodeCoverFrame(bytes: Uint8Array): CoverFrame {
   }
 }
 
+/** Its form only: what is in a package or an invocation is for the box to check, as everybody's. */
 function parseBegin(body: Uint8Array): Begin {
   let value: unknown;
   try {
@@ -188,9 +194,19 @@ function parseBegin(body: Uint8Array): Begin {
   } catch (cause) {
     throw new ProtocolError("bad-request", "Cannot cover: found a beginning that is not JSON", { cause });
   }
-  const result = beginSchema.safeParse(value);
-  if (!result.success) throw bad(`a beginning without ${result.error.issues[0]?.path.join(".") ?? "form"}`);
-  return result.data;
+  const [token, start] = [get(value, "token"), get(value, "start")];
+  const [pack, invocation] = [get(start, "package"), get(start, "invocation")];
+  const [args, call] = [get(invocation, "args"), get(invocation, "call")];
+  if (token !== undefined && typeof token !== "string") throw bad("a token that is no text");
+  if ((token === undefined) === (pack === undefined)) throw bad("not one of token and package");
+  const isPackage = typeof get(pack, "source") === "string" && typeof get(pack, "manifest") === "object";
+  if (pack !== undefined && !isPackage) throw bad("a package without manifest and source");
+  if (!Array.isArray(args) && typeof call !== "string") throw bad("an invocation without args or call");
+  return value as Begin;
+}
+
+function get(value: unknown, name: string): unknown {
+  return typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;
 }
 
 function framed(kind: number, body: Uint8Array): Uint8Array {
