@@ -57,6 +57,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--relays <n>", "relays in all", count(3, 64))
     .option("--latency <ms>", "delay of each link, one way", count(0, 10_000))
     .option("--rate <mbit>", "rate of each link", rate)
+    .option("--no-onion", "boxes at their relays' addresses alone, without onion services")
     .action((options) => act(async (cli) => (await import("./commands/net.ts")).up(cli, options)));
   for (const [name, description] of [
     ["status", "what runs, its boxes and its SOCKS address"],
@@ -217,8 +218,14 @@ function reach(command: Command): Command {
   return json(command)
     .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--relay <fingerprint>", "the box is at this relay's own address: end the circuit there")
+    .option("--tor-control <address>", "your tor's control port, for --relay: host:port or unix:/path")
     .addOption(
-      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),
+      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts([
+        "socks",
+        "relay",
+        "torControl",
+      ]),
     );
 }
 

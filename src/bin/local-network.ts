@@ -174,6 +174,7 @@ ${options.boxToml ?? ""}`;
     direct: listen,
     exit,
     socks: formatSocks(testnet.socks()),
+    control: formatSocks(await testnet.controlAddress("c0")),
     fingerprint: relay.fingerprint,
     info,
   };

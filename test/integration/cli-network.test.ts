@@ -45,7 +45,7 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   const up = await bento(home, "net", "up", "--boxes", "1", "--json");
   assert.equal(up.code, 0, up.err);
   const { boxes } = JSON.parse(up.out.trimEnd().split("\n").at(-1) ?? "") as {
-    boxes: { address: string; direct: string }[];
+    boxes: { address: string; direct: string; exit: string; fingerprint: string; control: string }[];
   };
   assert.match(boxes[0]?.address ?? "", /^[a-z2-7]{56}\.onion:80$/);
   const hello = await bento(home, "run", "hello", "Tor");
@@ -78,8 +78,47 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   assert.match(html, /data:image\/svg/);
   assert.doesNotMatch(html, /src="?a\.svg/);
 
-  const refused = await bento(home, "browse", `http://${boxes[0]?.direct}/`, "-o", page);
-  assert.equal(refused.code, 1, "a box does not reach itself");
+  const nothing = path.join(home, "nothing.html");
+  for (const to of [["-o", nothing], []]) {
+    const refused = await bento(home, "browse", `http://${boxes[0]?.direct}/`, ...to);
+    assert.equal(refused.code, 1, "a box does not reach itself");
+    assert.equal(refused.out, "", "no page is no output");
+    assert.match(refused.err, /There was no page; nothing was written\.\n {2}not fetched: /);
+    assert.doesNotMatch(refused.err, /hash is right/);
+  }
+  await assert.rejects(readFile(nothing), { code: "ENOENT" });
+
+  const [box] = boxes;
+  assert.ok(box);
+  const relay = ["--relay", box.fingerprint];
+  const atRelay = await bento(home, "run", "hello", "relay", "--box", "box0", ...relay);
+  assert.equal(atRelay.out, "hello relay", atRelay.err);
+  const typed = ["--box", box.exit, ...relay, "--tor-control", box.control];
+  assert.equal((await bento(home, "store", "echo", "--as", "there", ...typed)).code, 0);
+  const saved = await bento(home, "run", "there", "-i", path.join(home, "a.svg"));
+  assert.match(saved.out, /<svg/, `a saved function is reached the same way: ${saved.err}`);
+  const other = ["--box", box.exit, "--relay", "AB".repeat(20), "--tor-control", box.control];
+  const elsewhere = await bento(home, "run", "hello", ...other);
+  assert.equal(elsewhere.code, 6, "a relay that is not there is an error, and no other way is taken");
+
+  await writeFile(
+    path.join(home, "noisy.ts"),
+    'export default { async invoke(session) { console.log("to the log \\u001b[31m"); await session.send("out"); } };',
+  );
+  const noisy = await bento(home, "run", "noisy.ts", "--logs");
+  assert.equal(noisy.out, "out");
+  assert.match(noisy.err, /Z 1 info {2}to the log \n/);
+  assert.equal((await bento(home, "store", "noisy.ts")).code, 0);
+  assert.equal((await bento(home, "run", "noisy")).out, "out");
+  assert.match((await bento(home, "logs", "noisy")).out, /^\S+Z 1 info {2}to the log \n$/);
+
+  // Another network under the same names: what was saved of the first is of no use any more.
+  const again = await bento(home, "net", "up", "--boxes", "1", "--no-onion");
+  assert.equal(again.code, 0, again.err);
+  assert.match(again.err, /boxes before are gone.*functions there, noisy/);
+  assert.equal((await bento(home, "ls")).out, "");
+  const bare = await bento(home, "run", "hello", "bare");
+  assert.equal(bare.out, "hello bare", `a box without onion service just works: ${bare.err}`);
   assert.equal((await bento(home, "net", "up", "--relays", "3")).code, 2);
   assert.equal((await bento(home, "net", "status")).code, 0, "wrong use does not stop what runs");
   const down = await bento(home, "net", "down");

@@ -253,7 +253,31 @@ test("ExitAddressDialer: reaches the box's port at a relay that accepts nothing 
   );
   assert.deepEqual((await control.getConf(["__LeaveStreamsUnattached"])).__LeaveStreamsUnattached, ["0"]);
   const streams = (await control.getInfo(["stream-status"]))["stream-status"];
-  assert.match(streams, new RegExp(`${exit.address}:${String(BOX_PORT)}`, "u"));
+  assert.match(
+    streams,
+    new RegExp(`SUCCEEDED [0-9]+ ${exit.address}\\.${exit.fingerprint}\\.exit:${String(BOX_PORT)}`, "u"),
+  );
+});
+
+test("ExitAddressDialer: two of them at one tor, many streams at once: each reaches the relay, none goes elsewhere", async () => {
+  const exit = net.node("e1");
+  await using box = await echoAt(exit.address, BOX_PORT);
+  const target = { fingerprint: exit.fingerprint, address: exit.address, port: box.port };
+  const run = async (count: number) => {
+    await using control = await net.control("c0");
+    await using dialer = new ExitAddressDialer(control, net.socks());
+    const options = { isolation: isolation(), optimisticData: Buffer.from("x"), signal: deadline() };
+    await Promise.all(
+      Array.from({ length: count }, async () => {
+        const stream = await dialer.connect(target, options);
+        assert.equal(await answer(stream), "x");
+        stream.destroy();
+      }),
+    );
+  };
+  await Promise.all([run(4), run(4), run(1), run(1)]);
+  await using control = await net.control("c0");
+  assert.deepEqual((await control.getConf(["__LeaveStreamsUnattached"])).__LeaveStreamsUnattached, ["0"]);
 });
 
 test("ExitAddressDialer: uses a mapped address where the relay's summary has the port", async () => {
