@@ -59,7 +59,6 @@ const instanceEntry = z.object({
   /** Set when `run` installed the function for this one call: it is ended with the instance. */
   shutdownToken: z.string().optional(),
 });
-export type InstanceEntry = z.infer<typeof instanceEntry>;
 
 const contextSchema = z.object({
   version: z.literal(1),

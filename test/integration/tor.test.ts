@@ -10,12 +10,12 @@ import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
 import { allows, parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseIp } from "../../src/base/ip-address.ts";
-import { DnsServer } from "../../src/testnet/dns.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { ControlEvent } from "../../src/tor/control-event.ts";
 import { ExitAddressDialer } from "../../src/tor/exit-address.ts";
 import { addOnionService, startSingleHopService } from "../../src/tor/onion-service.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
+import { DnsServer } from "../support/dns-server.ts";
 
 const LATENCY_MS = 20;
 const BOX_PORT = 5577;
@@ -98,10 +98,10 @@ test("socksConnect: exits ask the network's own DNS server; a refusal is told", 
     return;
   }
   await using echo = await echoAt(net.plan.webAddress);
-  await using _dns = await DnsServer.start({
-    address: net.plan.dnsAddress,
-    zone: (name, type) => (name === "web.test" ? (type === "A" ? [net.plan.webAddress] : []) : undefined),
-  });
+  await using _dns = await DnsServer.start(
+    (name) => (name === "web.test" ? [net.plan.webAddress] : undefined),
+    { host: net.plan.dnsAddress, port: 53 },
+  );
   const to = async (host: string) =>
     socksConnect({
       proxy: net.socks(),

@@ -258,7 +258,7 @@ async function detached(cli: Cli, session: Session, remembered: Remembered): Pro
   return EXIT.interrupted;
 }
 
-export function reattachCommand(remembered: { readonly name: string }): string {
+function reattachCommand(remembered: { readonly name: string }): string {
   return `bento open ${remembered.name}`;
 }
 
