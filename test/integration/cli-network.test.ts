@@ -2,13 +2,17 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { WebServer } from "../../src/testnet/web-server.ts";
 import { findByArgument } from "../../src/tor/process.ts";
+import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 const COMMAND_MS = 240_000;
@@ -88,6 +92,13 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   }
   await assert.rejects(readFile(nothing), { code: "ENOENT" });
 
+  // Its certificate is its own word: such a page is none, and such a part is left out.
+  await using secure = await untrustedSite(`${block}.8.1`);
+  const untrusted = await bento(home, "browse", `https://${block}.8.1:${secure.port}/`);
+  assert.deepEqual([untrusted.code, untrusted.out], [1, ""], untrusted.err);
+  assert.match(untrusted.err, /not fetched: https:\S+: .*(network|certificate)/);
+  assert.equal(secure.requests, 0, "nothing is asked over such a connection");
+
   const [box] = boxes;
   assert.ok(box);
   const relay = ["--relay", box.fingerprint];
@@ -126,6 +137,24 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   assert.equal((await bento(home, "net", "down")).code, 0);
   assert.deepEqual(await findByArgument(path.join(home, ".local/state/bento/net/boxes/box0/box.toml")), []);
 });
+
+async function untrustedSite(host: string) {
+  const site = { port: 0, requests: 0 };
+  const server = createServer({ key: SITE_KEY, cert: SITE_CERTIFICATE }, (_, response) => {
+    site.requests++;
+    response.end("<p>never seen");
+  });
+  server.listen(0, host);
+  await once(server, "listening");
+  site.port = (server.address() as AddressInfo).port;
+  return Object.assign(site, {
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      server.close();
+      await once(server, "close");
+    },
+  });
+}
 
 test("bento demo: a verified page; interrupted half-way it leaves nothing", async (t) => {
   const home = await newHome(t);
