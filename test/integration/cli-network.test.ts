@@ -123,6 +123,18 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   assert.equal((await bento(home, "run", "noisy")).out, "out");
   assert.match((await bento(home, "logs", "noisy")).out, /^\S+Z 1 info {2}to the log \n$/);
 
+  const monitored = await bento(home, "monitor", "--count", "2", "--interval", "1", "--json");
+  assert.equal(monitored.code, 0, monitored.err);
+  const measurements = monitored.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as object);
+  const facts = ["time", "load", "memory", "disk", "network", "instances"];
+  assert.deepEqual(
+    measurements.map((measurement) => Object.keys(measurement)),
+    [facts, facts],
+  );
+
   // Another network under the same names: what was saved of the first is of no use any more.
   const again = await bento(home, "net", "up", "--boxes", "1", "--no-onion");
   assert.equal(again.code, 0, again.err);

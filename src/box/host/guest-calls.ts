@@ -36,6 +36,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     }),
   }),
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
+  z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
 ]);
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
@@ -72,6 +73,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-erased",
   "disk-full",
   "not-granted",
   "bad-call",
