@@ -424,7 +424,7 @@ function isOneOf(own: BoxAddresses, relay: RelayFacts | undefined, { host, port 
 }
 
 /** What functions stored by clients of the 2021 release get: its API had the network and nothing else. */
-export function legacyManifest(policy: Policy): ManifestInput {
+function legacyManifest(policy: Policy): ManifestInput {
   return {
     name: "unnamed",
     image: "python",

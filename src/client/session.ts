@@ -20,7 +20,7 @@ const ACK_BYTES = 64 * 1024;
 /** Pauses before each attempt to attach again. After the last failure the session ends with its error. */
 const RESUME_DELAYS_MS = [250, 1000, 2000, 4000, 8000, 16_000] as const;
 /** Largest message that iteration puts together; longer ones must be read with `chunks()`. */
-export const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
+const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
 
 /** A piece of output. `offset` counts bytes since the instance began; `last` ends a message. */
 export interface OutputChunk {
