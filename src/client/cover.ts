@@ -1,6 +1,6 @@
-// A function behind constant-rate cover: an instance of the Cover function carries the session of another function in
-// cells of one size at one rate, both ways, from its first moment to its last. Whoever sees the client's link sees
-// that cover is used, at what rate and for how long; not what for (docs/spec/cover.md).
+// Constant-rate cover on the way to a box: an instance of the Cover function, in whose cells the session of another
+// function may travel. Whoever sees the client's link sees that cover is used, at what rate and for how long; not
+// what for, nor whether for anything (docs/spec/cover.md).
 
 import { systemClock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
@@ -8,21 +8,20 @@ import type { Invocation } from "../wire/api.ts";
 import { coverSettings } from "../wire/cover.ts";
 import { CoverTunnel } from "../wire/cover-tunnel.ts";
 import { encodeClientFrame } from "../wire/session-frame.ts";
-import type { BoxClient, Runnable, SessionCallOptions } from "./client.ts";
+import type { BoxClient, CallOptions, Runnable, SessionCallOptions } from "./client.ts";
 import type { Link } from "./link.ts";
 import { readAttached, Session } from "./session.ts";
 
-/** A covered session lasts a multiple of this: its end says little about when the function inside was done. */
+/** Cover lasts a multiple of this: its end says little about when what was inside ended. */
 export const COVER_UNIT_MS = 30_000;
 
-export interface CoverOptions extends SessionCallOptions {
+export interface CoverOptions extends CallOptions {
   /** Bytes of cells per second, each way. */
   readonly rate: number;
-  /** The package of the Cover function. */
+  /** The Cover function. */
   readonly cover: Runnable;
-  /** The session lasts a multiple of this: milliseconds. */
+  /** The cover lasts a multiple of this: milliseconds. */
   readonly unitMs?: number;
-  readonly endInput?: boolean | undefined;
 }
 
 /** Fractions of a millisecond, and no jump when somebody sets the clock. */
@@ -31,83 +30,62 @@ const paceClock = {
   sleep: (delayMs: number, signal?: AbortSignal) => systemClock.sleep(delayMs, signal),
 };
 
-/** A covered session. Dispose it to end the cover at once, which shows; `finished` ends it at its unit. */
-export class CoveredSession implements AsyncDisposable {
-  /** The covered function's session, as without cover. Its offsets cannot be attached to again. */
-  readonly session: Session;
-  /** The Cover function's own. */
+/** Cells both ways, from `start` on. Dispose it to end them at once, which shows; `finish` ends them at their unit. */
+export class Cover implements AsyncDisposable {
+  /** The Cover function's own session: its output are cells. */
   readonly outer: Session;
   readonly #tunnel: CoverTunnel;
   readonly #running: Promise<void>;
   readonly #unitMs: number;
-  readonly #startedMs: number;
-  readonly #stop: AbortController;
+  readonly #startedMs = performance.now();
+  readonly #stop = new AbortController();
 
-  private constructor(parts: {
-    session: Session;
-    outer: Session;
-    tunnel: CoverTunnel;
-    running: Promise<void>;
-    unitMs: number;
-    startedMs: number;
-    stop: AbortController;
-  }) {
-    this.session = parts.session;
-    this.outer = parts.outer;
-    this.#tunnel = parts.tunnel;
-    this.#running = parts.running;
-    this.#unitMs = parts.unitMs;
-    this.#startedMs = parts.startedMs;
-    this.#stop = parts.stop;
+  private constructor(outer: Session, tunnel: CoverTunnel, unitMs: number) {
+    this.outer = outer;
+    this.#tunnel = tunnel;
+    this.#unitMs = unitMs;
+    this.#running = this.#run();
+    this.#running.catch(() => undefined);
+    void this.#read();
   }
 
-  /** Starts the cover, and the function inside it. */
-  static async start(
-    client: BoxClient,
-    what: Runnable,
-    invocation: Invocation,
-    options: CoverOptions,
-  ): Promise<CoveredSession> {
+  /** Throws RangeError on a rate out of range, else what `BoxClient.run` throws. */
+  static async start(client: BoxClient, options: CoverOptions): Promise<Cover> {
     const settings = coverSettings(options.rate);
     const outer = await client.run(options.cover, { args: [settings.rate] }, { signal: options.signal });
-    const stop = new AbortController();
-    const startedMs = performance.now();
-    const tunnel = new CoverTunnel(settings);
-    const running = runTunnel(tunnel, outer, stop.signal);
-    running.catch(() => undefined);
-    try {
-      tunnel.begin({
-        ...("token" in what ? { token: what.token } : {}),
-        start: { invocation, ...("package" in what ? { package: what.package } : {}) },
-      });
-      const link = new TunnelLink(tunnel);
-      if (options.endInput) await link.send(encodeClientFrame({ kind: "input-end" }));
-      const attached = await readAttached(link);
-      const session = new Session(link, attached, {
-        clock: systemClock,
-        onEvent: options.onEvent,
-        reattach: () => {
-          throw new BentoError("connection-lost", "Cannot attach again: the cover is gone");
-        },
-      });
-      const unitMs = options.unitMs ?? COVER_UNIT_MS;
-      return new CoveredSession({ session, outer, tunnel, running, unitMs, startedMs, stop });
-    } catch (error) {
-      stop.abort(error);
-      await outer.detach();
-      throw error;
-    }
+    return new Cover(outer, new CoverTunnel(settings), options.unitMs ?? COVER_UNIT_MS);
   }
 
-  /** Milliseconds until the cover may end, if it were to end now. */
+  /**
+   * Runs one function of this box inside the cover, once. Its session is as without cover, but cannot be attached to
+   * again when the cover is gone; a package that was sent along ends with the cover.
+   */
+  async run(
+    what: Runnable,
+    invocation: Invocation,
+    options: SessionCallOptions & { readonly endInput?: boolean | undefined } = {},
+  ): Promise<Session> {
+    const link = new TunnelLink(this.#tunnel);
+    this.#tunnel.begin({
+      ...("token" in what ? { token: what.token } : {}),
+      start: { invocation, ...("package" in what ? { package: what.package } : {}) },
+    });
+    if (options.endInput) await link.send(encodeClientFrame({ kind: "input-end" }));
+    return new Session(link, await readAttached(link), {
+      clock: systemClock,
+      onEvent: options.onEvent,
+      reattach: () => Promise.reject(coverGone()),
+    });
+  }
+
+  /** Milliseconds until the cover may end. */
   get leftMs(): number {
-    const elapsedMs = performance.now() - this.#startedMs;
-    return this.#unitMs - (elapsedMs % this.#unitMs);
+    return this.#unitMs - ((performance.now() - this.#startedMs) % this.#unitMs);
   }
 
-  /** Keeps the cover up to the end of its unit, then ends it at both ends. */
+  /** Keeps the cover up to the end of its unit, then ends it at both ends. Throws why it ended before. */
   async finish(signal?: AbortSignal): Promise<void> {
-    await systemClock.sleep(this.leftMs, signal);
+    await Promise.race([systemClock.sleep(this.leftMs, signal), this.#running]);
     this.#tunnel.end();
     await this.#running;
     await this.outer.drain();
@@ -118,25 +96,32 @@ export class CoveredSession implements AsyncDisposable {
     await this.#running.catch(() => undefined);
     await this.outer.detach();
   }
+
+  async #run(): Promise<void> {
+    try {
+      await this.#tunnel.run({
+        clock: paceClock,
+        send: (cell) => this.outer.send(cell),
+        signal: this.#stop.signal,
+      });
+    } catch (error) {
+      this.#tunnel.fail(error);
+      throw error;
+    }
+  }
+
+  async #read(): Promise<void> {
+    try {
+      for await (const cell of this.outer) this.#tunnel.take(cell);
+      this.#tunnel.fail(coverGone());
+    } catch (error) {
+      this.#tunnel.fail(error);
+    }
+  }
 }
 
-/** Cells both ways until the end. */
-async function runTunnel(tunnel: CoverTunnel, outer: Session, signal: AbortSignal): Promise<void> {
-  const reading = (async () => {
-    try {
-      for await (const cell of outer) tunnel.take(cell);
-      tunnel.fail(new BentoError("connection-lost", "The cover has ended"));
-    } catch (error) {
-      tunnel.fail(error);
-    }
-  })();
-  reading.catch(() => undefined);
-  try {
-    await tunnel.run({ clock: paceClock, send: (cell) => outer.send(cell), signal });
-  } catch (error) {
-    tunnel.fail(error);
-    throw error;
-  }
+function coverGone(): BentoError {
+  return new BentoError("connection-lost", "Connection lost: the cover has ended");
 }
 
 /** Session frames through the tunnel. */
@@ -155,9 +140,8 @@ class TunnelLink implements Link {
     return this.#tunnel.send(frame);
   }
 
+  // What is left unsaid goes with the cover, whose end is its own.
   finish(): void {}
-
   async leave(): Promise<void> {}
-
   destroy(): void {}
 }

@@ -35,7 +35,7 @@ test("CellWriter and CellReader: any frames pass, in cells that are all of one s
         received.push(...reader.push(cell));
       };
       for (const one of frames) {
-        writer.push(one as CoverFrame);
+        writer.push(one);
         move();
       }
       while (writer.queued > 0) move();
