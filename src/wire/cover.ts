@@ -19,7 +19,7 @@ import type { JsonValue } from "./api.ts";
 import { Limits } from "./limits.ts";
 
 /** Sizes of a cell: multiples of what one cell of Tor carries (tor-spec, RELAY_PAYLOAD_SIZE 498), framing included. */
-export const CELL_SIZES = [480, 978, 1974, 3966, 7950] as const;
+export const CELL_SIZES = [470, 968, 1964, 3956, 7940] as const;
 /** Rates: bytes of cells per second, each way. */
 export const RATE_MIN = 4 * 1024;
 export const RATE_MAX = 4 * 1024 * 1024;
