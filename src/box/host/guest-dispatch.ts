@@ -35,7 +35,7 @@ export async function carryOut(
     case "net.connect":
       return connect(call.params, open, granted(services.net, "net"), answer);
     case "storage.put":
-      return put(call.params.key, open, granted(services.storage, "storage"), answer);
+      return put(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.get":
       return get(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.delete":
@@ -105,7 +105,12 @@ async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Pr
   await done;
 }
 
-async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {
+async function put(
+  { key, create }: { key: string; create: boolean },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
   const pieces = new Channel<{ bytes: Uint8Array; taken: () => void }>(Number.POSITIVE_INFINITY);
   const { signal } = open;
   const onAbort = () => {
@@ -128,7 +133,7 @@ async function put(key: string, open: OpenCall, storage: FunctionStorage, answer
     }
   };
   try {
-    answer.reply(await storage.put(key, value(), { signal }));
+    answer.reply(await storage.put(key, value(), { signal, create }));
   } finally {
     pieces.close();
     signal.removeEventListener("abort", onAbort);
