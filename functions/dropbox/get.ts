@@ -7,8 +7,8 @@ import { complete, enter, isUsedUp } from "./ledger.ts";
 import {
   hashOf,
   isOwner,
-  type Meta,
   META,
+  type Meta,
   optionalCount,
   optionalSecret,
   partKey,

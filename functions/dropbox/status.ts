@@ -3,7 +3,16 @@
 import type { Json, Session, Storage } from "bento/function";
 import type { DropboxAnswer } from "../../src/wire/dropbox.ts";
 import { readAccount } from "./ledger.ts";
-import { isOwner, type Meta, META, optionalSecret, Refusal, readJson, SEALED, storedBytes } from "./request.ts";
+import {
+  isOwner,
+  META,
+  type Meta,
+  optionalSecret,
+  Refusal,
+  readJson,
+  SEALED,
+  storedBytes,
+} from "./request.ts";
 
 export async function status(session: Session, storage: Storage, request: Json): Promise<void> {
   const meta = await readJson<Meta>(storage, META);

@@ -4,7 +4,14 @@ import { test } from "node:test";
 import * as fc from "fast-check";
 import { concat } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
-import { openFile, type Padding, SEGMENT_BYTES, SEGMENT_CAPACITY, sealedSize, sealFile } from "./sealed-file.ts";
+import {
+  openFile,
+  type Padding,
+  SEGMENT_BYTES,
+  SEGMENT_CAPACITY,
+  sealedSize,
+  sealFile,
+} from "./sealed-file.ts";
 
 const KEY = new Uint8Array(32).fill(7);
 
@@ -85,7 +92,8 @@ test("sealed size: Padmé adds at most 12 %, and gives few sizes", () => {
     assert.ok(padded >= plain && padded <= plain * 1.12 + 20, `${bytes}`);
   }
   const sizes = new Set<number>();
-  for (let bytes = 1_000_000; bytes < 2_000_000; bytes += 100) sizes.add(sealedSize(bytes, { kind: "padme" }));
+  for (let bytes = 1_000_000; bytes < 2_000_000; bytes += 100)
+    sizes.add(sealedSize(bytes, { kind: "padme" }));
   assert.ok(sizes.size <= 64, `${sizes.size}`);
 });
 

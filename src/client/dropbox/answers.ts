@@ -7,10 +7,7 @@ import type { DropboxRefusal } from "../../wire/dropbox.ts";
 
 const count = z.int().nonnegative();
 
-export const putAnswerSchema = z.union([
-  z.strictObject({ at: count }),
-  z.strictObject({ sealed: count }),
-]);
+export const putAnswerSchema = z.union([z.strictObject({ at: count }), z.strictObject({ sealed: count })]);
 export const getAnswerSchema = z.strictObject({
   size: count,
   from: count,

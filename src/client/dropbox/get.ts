@@ -24,7 +24,10 @@ export interface GetOptions {
   readonly ticket?: string | undefined;
   readonly writer?: string | undefined;
   /** Called with each answer: the ticket must be saved to go on in another process. */
-  readonly onBegun?: (begun: { readonly size: number; readonly ticket: string | undefined }) => Promise<void> | void;
+  readonly onBegun?: (begun: {
+    readonly size: number;
+    readonly ticket: string | undefined;
+  }) => Promise<void> | void;
   readonly onRetry?: (retry: { readonly reason: string; readonly delayMs: number }) => void;
 }
 
@@ -122,7 +125,10 @@ export class Download implements AsyncDisposable {
     const answer = parseDropboxAnswer(await this.#orStalled(firstMessage(chunks)), getAnswerSchema);
     const isAsAsked = answer.from === this.#at && answer.from + answer.bytes <= answer.size;
     if (!isAsAsked || (this.#size !== undefined && this.#size !== answer.size))
-      throw new ProtocolError("bad-answer", "Cannot fetch: the Dropbox offers other content than was asked for");
+      throw new ProtocolError(
+        "bad-answer",
+        "Cannot fetch: the Dropbox offers other content than was asked for",
+      );
     this.#size = answer.size;
     this.#end = answer.from + answer.bytes;
     this.#ticket = answer.ticket;
@@ -174,7 +180,8 @@ async function firstMessage(chunks: AsyncGenerator<OutputChunk>): Promise<Uint8A
   let length = 0;
   for (;;) {
     const next = await chunks.next();
-    if (next.done) throw new ProtocolError("bad-answer", "Cannot read answer: the function ended without one");
+    if (next.done)
+      throw new ProtocolError("bad-answer", "Cannot read answer: the function ended without one");
     parts.push(next.value.bytes);
     length += next.value.bytes.length;
     if (length > ANSWER_BYTES_MAX)

@@ -34,7 +34,9 @@ export function parseLink(text: string): DropboxLink {
   const box = tryParseAddress(fields.get("box") ?? "");
   const key = parseKey(fields.get("key"));
   const isWhole =
-    isDropboxLink(text) && names.every((name) => known.includes(name)) && new Set(names).size === names.length;
+    isDropboxLink(text) &&
+    names.every((name) => known.includes(name)) &&
+    new Set(names).size === names.length;
   if (!isWhole || !box || key === null) {
     throw new BentoError("bad-token", "Cannot use link: expected bento:dropbox?box=…&token=…&key=…", {
       advice: "Check that the whole line was copied.",

@@ -5,6 +5,7 @@ import { createHash, hkdfSync, randomBytes } from "node:crypto";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { DropboxLimits, type PutRequest } from "../../wire/dropbox.ts";
+import { Limits } from "../../wire/limits.ts";
 import type { ManifestInput } from "../../wire/manifest.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import { formatDuration } from "../../wire/quantity.ts";
@@ -15,6 +16,8 @@ import { withRetries } from "./retry.ts";
 
 /** A connection over which nothing moves for this long is given up: milliseconds. */
 const STALL_MS = 120_000;
+/** Content is sent in messages of at most this many bytes. */
+const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
 /** Attempts in a row without progress. */
 const ATTEMPTS_MAX = 8;
 /** How long ending the instance of a broken attempt may take: milliseconds. */
@@ -179,10 +182,14 @@ class Transfer {
 
   async #readAnswers(): Promise<number> {
     let kept = -1;
+    let sealed: number | undefined;
     for await (const message of this.#session) {
       this.#moved();
       const answer = parseDropboxAnswer(message, putAnswerSchema);
-      if ("sealed" in answer) return answer.sealed;
+      if ("sealed" in answer) {
+        sealed = answer.sealed;
+        continue;
+      }
       if (answer.at < kept) throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox lost content");
       if (answer.at > kept && kept >= 0) this.#options.progress();
       kept = answer.at;
@@ -190,19 +197,24 @@ class Transfer {
       this.#options.onKept?.(answer.at);
     }
     const outcome = await this.#session.ended;
-    throw new BentoError("function-failed", `Cannot put: the Dropbox ended (${outcome.kind}) before it had all`);
+    if (sealed !== undefined) return sealed;
+    throw new BentoError(
+      "function-failed",
+      `Cannot put: the Dropbox ended (${outcome.kind}) before it had all`,
+    );
   }
 
   async #send(): Promise<void> {
-    let at = await this.#start.promise;
+    const at = await this.#start.promise;
     const { size } = this.#content;
     if (size !== undefined && at > size)
       throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox says it has more than there is");
     for await (const piece of this.#content.read(at)) {
+      for (let sent = 0; sent < piece.length && !this.#done; sent += MESSAGE_BYTES) {
+        await this.#session.send(piece.subarray(sent, sent + MESSAGE_BYTES));
+        this.#moved();
+      }
       if (this.#done) return;
-      await this.#session.send(piece);
-      at += piece.length;
-      this.#moved();
     }
     await this.#session.send(new Uint8Array());
   }
