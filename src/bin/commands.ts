@@ -23,6 +23,7 @@ export function buildProgram(version: string, act: Act): Command {
   addNetwork(program, act);
   addFunctions(program, act);
   addInstances(program, act);
+  addFiles(program, act);
   addTools(program, act);
   return program;
 }
@@ -176,6 +177,29 @@ function addInstances(program: Command, act: Act): void {
     .option("--kill", "end the instance at once")
     .action((instance: string, options) =>
       act(async (cli) => (await import("../client/cli/open.ts")).close(cli, instance, options)),
+    );
+}
+
+function addFiles(program: Command, act: Act): void {
+  reach(program.command("put"))
+    .description("keep files on a box, encrypted here; prints a secret link for each")
+    .argument("[file...]", "files")
+    .option("--gets <n>", "downloads until it removes itself", count(1, 1000), 1)
+    .option("--bytes <size>", "bytes of all downloads until it does; twice the size for each when left out")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .option("--no-encrypt", "put it as it is: the box can read and change it")
+    .option("--as <name>", "save under this name")
+    .option("--continue <name>", "go on with a put that was interrupted")
+    .action((files: string[], options) =>
+      act(async (cli) => (await import("../client/cli/put.ts")).put(cli, files, options)),
+    );
+  reach(program.command("get"))
+    .description("fetch what was put; goes on where an interrupted download was")
+    .argument("<what>", "saved name, @file or - (stdin) with a link, the link itself, or TOKEN@BOX")
+    .option("-o, --output <file>", "write it there")
+    .action((what: string, options) =>
+      act(async (cli) => (await import("../client/cli/get.ts")).get(cli, what, options)),
     );
 }
 

@@ -55,20 +55,21 @@ function paddedSize(bytes: number, padding: Padding): number {
 }
 
 /**
- * Seals `content`, the bytes of the file from segment `first` on. Yields whole segments.
+ * Seals `content`, the bytes of the file from segment `first` on: from byte `first * SEGMENT_CAPACITY`, if the file
+ * is that long. Yields whole segments. `fileBytes`, the size of the file, must be given with `first`.
  * One key must never seal two different files.
  */
 export async function* sealFile(
   content: AsyncIterable<Uint8Array>,
   key: Uint8Array,
-  options: { readonly padding: Padding; readonly first?: number },
+  options: { readonly padding: Padding; readonly first?: number; readonly fileBytes?: number },
 ): AsyncGenerator<Uint8Array> {
   const queue = new ByteQueue();
   let index = options.first ?? 0;
-  let fileBytes = index * SEGMENT_CAPACITY;
+  let counted = 0;
   for await (const piece of content) {
     queue.push(piece);
-    fileBytes += piece.length;
+    counted += piece.length;
     // A full segment waits until it is known that more follows: the last one is marked.
     while (queue.length > SEGMENT_CAPACITY) {
       const bytes = queue.take(SEGMENT_CAPACITY) as Uint8Array;
@@ -76,7 +77,7 @@ export async function* sealFile(
       index++;
     }
   }
-  const size = sealedSize(fileBytes, options.padding);
+  const size = sealedSize(options.fileBytes ?? counted, options.padding);
   for (;;) {
     const left = size - index * SEGMENT_BYTES;
     const plainBytes = Math.min(left, SEGMENT_BYTES) - TAG_BYTES;
