@@ -1,11 +1,15 @@
 // Dropbox on a real box: put, get, resume, and what a Dropbox must refuse. Needs root.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { once } from "node:events";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { BoxClient, type Dial, directDial, type StoredFunction } from "../../src/client/client.ts";
 import { Download, dropboxStatus, type GetOptions } from "../../src/client/dropbox/get.ts";
 import {
@@ -22,6 +26,7 @@ import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
 const UIDS = { first: 31_000, count: 100 };
 const MIB = 2 ** 20;
+const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 
 let dataDir: string;
 let box: SpawnedBox;
@@ -344,3 +349,99 @@ test("dropbox: the function's package is small", async () => {
 function hasCode(code: string) {
   return (error: unknown) => Reflect.get(error as object, "code") === code;
 }
+
+/** The command line with a state folder of its own, without Tor. */
+class User implements AsyncDisposable {
+  readonly dir: string;
+
+  private constructor(dir: string) {
+    this.dir = dir;
+  }
+
+  static async create(): Promise<User> {
+    return new User(await mkdtemp(join(tmpdir(), "bento-dropbox-user-")));
+  }
+
+  start(...args: readonly string[]) {
+    const env = { PATH: process.env["PATH"], HOME: this.dir, XDG_STATE_HOME: join(this.dir, "state") };
+    return spawn(BENTO, args, { cwd: this.dir, env, timeout: 60_000 });
+  }
+
+  async bento(
+    args: readonly string[],
+    input = "",
+  ): Promise<{ code: number | null; out: string; err: string }> {
+    const child = this.start(...args);
+    child.stdin.end(input);
+    const parts = { out: "", err: "" };
+    child.stdout.setEncoding("latin1").on("data", (text: string) => (parts.out += text));
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
+    const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+    return { code, ...parts };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.dir, { recursive: true });
+  }
+}
+
+test("bento put, get: a file, its link from standard input, once; the box never sees it in the clear", async () => {
+  await using user = await User.create();
+  const at = ["--box", `127.0.0.1:${box.client.port}`, "--direct"];
+  const secret = Buffer.concat([Buffer.from("SECRET TEXT "), randomBytes(300_000)]);
+  await writeFile(join(user.dir, "a"), secret);
+  const put = await user.bento(["put", "a", "--as", "mine", ...at]);
+  assert.equal(put.code, 0, put.err);
+  assert.match(put.out, /^bento:dropbox\?box=127\.0\.0\.1:\d+&token=[0-9a-f-]{36}&key=[\w-]{43}\n$/);
+  assert.match(put.err, /to be fetched once until/);
+  const owner = JSON.parse(await readFile(join(user.dir, "state/bento/context.json"), "utf8")) as {
+    functions: { mine: { invocationToken: string } };
+    dropboxes: { mine: { writer: string } };
+  };
+  const kept = await collect({ invocationToken: owner.functions.mine.invocationToken } as StoredFunction, {
+    writer: owner.dropboxes.mine.writer,
+  });
+  assert.ok(kept.length >= secret.length && !kept.includes("SECRET TEXT"));
+  const wrong = await user.bento(
+    ["get", "-", "--direct", "-o", "b"],
+    put.out.replace(/key=..../, "key=AAAA"),
+  );
+  assert.equal(wrong.code, 8, wrong.err);
+  // The ticket of that download was kept: the right key goes on with it.
+  const got = await user.bento(["get", "-", "--direct", "-o", "b"], put.out);
+  assert.equal(got.code, 0, got.err);
+  assert.ok((await readFile(join(user.dir, "b"))).equals(secret));
+  assert.equal((await user.bento(["get", "-", "--direct"], put.out)).code, 7, "it is used up");
+});
+
+test("bento put, get: interrupted by their users, both go on where they were", async () => {
+  await using user = await User.create();
+  const at = ["--box", `127.0.0.1:${box.client.port}`, "--direct"];
+  const content = randomBytes(24 * MIB);
+  await writeFile(join(user.dir, "a"), content);
+  const putting = user.start("put", "a", "--as", "big", "--json", ...at);
+  for await (const line of createInterface({ input: putting.stdout })) {
+    if ((JSON.parse(line) as { bytes: number }).bytes > 0) break;
+  }
+  putting.kill("SIGKILL");
+  await once(putting, "close");
+  assert.equal((await user.bento(["get", "big"])).code, 9, "not all of it is there");
+  await writeFile(join(user.dir, "other"), content.subarray(1));
+  assert.equal((await user.bento(["put", "other", "--continue", "big"])).code, 2, "another file");
+  const rest = await user.bento(["put", "--continue", "big", "--json"]);
+  assert.equal(rest.code, 0, rest.err);
+  const first = JSON.parse(rest.out.split("\n")[0] ?? "") as { bytes: number };
+  assert.ok(first.bytes >= MIB, `went on at ${first.bytes}`);
+
+  const getting = user.start("get", "big", "-o", "b");
+  const part = join(user.dir, "b.part");
+  while (getting.exitCode === null && ((await stat(part).catch(() => undefined))?.size ?? 0) < MIB)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  getting.kill("SIGKILL");
+  await once(getting, "close");
+  assert.ok((await stat(part)).size < content.length, "it was interrupted");
+  const got = await user.bento(["get", "big", "-o", "b"]);
+  assert.equal(got.code, 0, got.err);
+  assert.ok((await readFile(join(user.dir, "b"))).equals(content));
+  assert.deepEqual((await readdir(user.dir)).sort(), ["a", "b", "other", "state"]);
+});

@@ -2,10 +2,8 @@
 // or standard input with either, or TOKEN@BOX. An interrupted download goes on when the same command is given again:
 // FILE.part keeps what was verified, FILE.part.json the ticket.
 
-import { open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { z } from "zod";
 import { formatBytes } from "../../base/bytes.ts";
-import { BentoError, systemCode } from "../../base/errors.ts";
+import { BentoError } from "../../base/errors.ts";
 import { openFile, SEGMENT_BYTES, SEGMENT_CAPACITY } from "../../wire/sealed-file.ts";
 import { type InvocationToken, parseInvocationToken } from "../../wire/token.ts";
 import { formatAddress } from "../address.ts";
@@ -16,6 +14,7 @@ import { tokenName } from "../dropbox/put.ts";
 import { boxLabel, type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } from "./cli.ts";
 import { readSecret } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
+import { PartFile } from "./part-file.ts";
 import { Progress } from "./progress.ts";
 
 export interface GetCommandOptions extends ReachOptions {
@@ -36,7 +35,8 @@ export async function get(cli: Cli, given: string, options: GetCommandOptions): 
     dial: source.reach.dial,
     isolation: source.isolation,
   });
-  const target = options.output === undefined ? undefined : await PartFile.open(options.output, source.token);
+  const target =
+    options.output === undefined ? undefined : await PartFile.open(options.output, tokenName(source.token));
   const label = `Fetching from ${boxLabel(source.reach)}`;
   using progress = new Progress(cli.io, label);
   const startSegment = source.key ? Math.floor((target?.bytes ?? 0) / SEGMENT_CAPACITY) : 0;
@@ -132,84 +132,5 @@ function tokenOf(text: string): InvocationToken {
       "Cannot fetch: this is no saved name, no link and no TOKEN@BOX",
       "`bento put` prints links; `bento ls` shows saved names. Secrets are best given as @FILE or - (stdin).",
     );
-  }
-}
-
-const partSchema = z.object({ version: z.literal(1), token: z.string(), ticket: z.string().optional() });
-
-/** FILE.part with what was verified so far, and FILE.part.json beside it, readable by the user alone. */
-class PartFile {
-  readonly #file: string;
-  readonly #token: InvocationToken;
-  /** Bytes that an earlier download left here. */
-  bytes: number;
-  readonly ticket: string | undefined;
-  #handle: Awaited<ReturnType<typeof open>> | undefined;
-
-  private constructor(file: string, token: InvocationToken, bytes: number, ticket: string | undefined) {
-    this.#file = file;
-    this.#token = token;
-    this.bytes = bytes;
-    this.ticket = ticket;
-  }
-
-  static async open(file: string, token: InvocationToken): Promise<PartFile> {
-    try {
-      const state = partSchema.parse(JSON.parse(await readFile(`${file}.part.json`, "utf8")));
-      if (state.token === tokenName(token)) {
-        const { size } = await stat(`${file}.part`);
-        return new PartFile(file, token, size, state.ticket);
-      }
-    } catch {
-      // None, or of something else: begin anew.
-    }
-    return new PartFile(file, token, 0, undefined);
-  }
-
-  /** Keeps the first `bytes` bytes. */
-  async cut(bytes: number): Promise<void> {
-    try {
-      this.#handle = await open(`${this.#file}.part`, bytes > 0 ? "r+" : "w", 0o600);
-      await this.#handle.truncate(bytes);
-    } catch (cause) {
-      throw this.#cannotWrite(cause);
-    }
-    this.bytes = bytes;
-  }
-
-  async saveTicket(ticket: string | undefined): Promise<void> {
-    const state = { version: 1, token: tokenName(this.#token), ...(ticket === undefined ? {} : { ticket }) };
-    await writeFile(`${this.#file}.part.json`, `${JSON.stringify(state)}\n`, { mode: 0o600 });
-  }
-
-  async write(piece: Uint8Array): Promise<void> {
-    try {
-      for (let at = 0; at < piece.length; ) {
-        const written = await this.#handle?.write(piece, at, piece.length - at, this.bytes);
-        at += written?.bytesWritten ?? 0;
-        this.bytes += written?.bytesWritten ?? 0;
-      }
-    } catch (cause) {
-      throw this.#cannotWrite(cause);
-    }
-  }
-
-  async close(): Promise<void> {
-    await this.#handle?.close();
-    this.#handle = undefined;
-  }
-
-  /** The download is whole: it takes its name. */
-  async finish(): Promise<void> {
-    await this.#handle?.sync();
-    await this.close();
-    await rename(`${this.#file}.part`, this.#file);
-    await rm(`${this.#file}.part.json`, { force: true });
-  }
-
-  #cannotWrite(cause: unknown): BentoError {
-    return new BentoError("bad-config", `Cannot write ${this.#file}: ${systemCode(cause) ?? "failed"}`, {
-      cause,
-    });
   }
 }
