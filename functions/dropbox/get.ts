@@ -31,6 +31,7 @@ export async function get(session: Session, storage: Storage, self: Self, reques
     await sendContent(session, storage, meta, { from, bytes });
     return;
   }
+  if (meta.gets === 0) throw new Refusal("not-owner");
   const given = optionalSecret(request, "ticket");
   const ticket = given ?? newTicket();
   const hash = await hashOf(ticket);

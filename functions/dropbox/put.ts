@@ -50,7 +50,7 @@ async function own(storage: Storage, request: Json): Promise<Meta> {
   if (writer === undefined) throw new Refusal("bad-request");
   const wanted: Meta = {
     owner: await hashOf(writer),
-    gets: count(request, "gets", 1, DropboxLimits.getsMax),
+    gets: count(request, "gets", 0, DropboxLimits.getsMax),
     bytes: count(request, "bytes", 0, Number.MAX_SAFE_INTEGER),
     partBytes: count(request, "partBytes", DropboxLimits.messageBytes, 2 ** 30),
   };

@@ -24,6 +24,7 @@ export function buildProgram(version: string, act: Act): Command {
   addFunctions(program, act);
   addInstances(program, act);
   addFiles(program, act);
+  addShards(program, act);
   addTools(program, act);
   return program;
 }
@@ -203,6 +204,45 @@ function addFiles(program: Command, act: Act): void {
     );
 }
 
+function addShards(program: Command, act: Act): void {
+  const shard = program.command("shard").description("a file over many boxes, any k of which give it back");
+  shardReach(shard.command("put"))
+    .description("encrypt a file, cut it into n shards, put each on a box; writes the receipt")
+    .argument("<file>", "file")
+    .requiredOption("-k <shards>", "shards that it takes to get it back", count(1, 255))
+    .requiredOption("-n <shards>", "shards in all", count(1, 255))
+    .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .action((file: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardPut(cli, file, options)),
+    );
+  shardReach(shard.command("get"))
+    .description("fetch a file by its receipt; goes on where an interrupted download was")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("-o, --output <file>", "write it there")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardGet(cli, receipt, options)),
+    );
+  shardReach(shard.command("status"))
+    .description("ask each box for a block and verify it")
+    .argument("<receipt>", "what `shard put` wrote")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+    );
+  shardReach(shard.command("repair"))
+    .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+    );
+}
+
 function addTools(program: Command, act: Act): void {
   reach(program.command("shell"))
     .description("interactive client: store, exec, open, close, send, recv, exit")
@@ -230,8 +270,12 @@ function json(command: Command): Command {
 }
 
 function reach(command: Command): Command {
+  return shardReach(command).option("--box <box>", BOX_HELP);
+}
+
+/** Ways to boxes; which boxes is said otherwise. */
+function shardReach(command: Command): Command {
   return json(command)
-    .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
     .addOption(
       new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),

@@ -23,7 +23,7 @@ export const DropboxLimits = {
 export type PutRequest = {
   /** The owner's secret, base64url of 32 bytes. Whoever puts first becomes the owner. */
   readonly writer: string;
-  /** Downloads until the Dropbox removes itself. */
+  /** Downloads until the Dropbox removes itself; 0: the owner alone may fetch, and it never does. */
   readonly gets: number;
   /** Content bytes of all downloads until it does. */
   readonly bytes: number;
