@@ -7,7 +7,7 @@ import type { GetRequest } from "../../wire/dropbox.ts";
 import type { InvocationToken } from "../../wire/token.ts";
 import type { BoxClient, OutputChunk, Session } from "../client.ts";
 import { ANSWER_BYTES_MAX, getAnswerSchema, parseDropboxAnswer, statusAnswerSchema } from "./answers.ts";
-import { withRetries } from "./retry.ts";
+import { orStalled, withRetries } from "./retry.ts";
 
 /** Content of a Dropbox that does not move for this long is asked for anew: milliseconds. */
 const STALL_MS = 120_000;
@@ -16,7 +16,8 @@ const ATTEMPTS_MAX = 5;
 export interface GetOptions {
   readonly signal: AbortSignal;
   readonly clock?: Clock;
-  readonly stallMs?: number;
+  /** How long nothing may move; without it the usual waits of the client hold for the first answer. */
+  readonly stallMs?: number | undefined;
   readonly attemptsMax?: number;
   readonly from?: number;
   /** At most so many bytes. */
@@ -120,7 +121,10 @@ export class Download implements AsyncDisposable {
       ...(this.#ticket === undefined ? {} : { ticket: this.#ticket }),
       ...(writer === undefined ? {} : { writer }),
     };
-    this.#session = await this.#client.run({ token: this.#token }, { args: ["get", request] }, { signal });
+    const { clock = systemClock, stallMs } = this.#options;
+    this.#session = await orStalled({ signal, clock, stallMs }, (until) =>
+      this.#client.run({ token: this.#token }, { args: ["get", request] }, { signal: until }),
+    );
     const chunks = this.#session.chunks();
     const answer = parseDropboxAnswer(await this.#orStalled(firstMessage(chunks)), getAnswerSchema);
     const isAsAsked = answer.from === this.#at && answer.from + answer.bytes <= answer.size;

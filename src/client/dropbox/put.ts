@@ -12,7 +12,7 @@ import { formatDuration } from "../../wire/quantity.ts";
 import type { InstanceId, InvocationToken } from "../../wire/token.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import { parseDropboxAnswer, putAnswerSchema } from "./answers.ts";
-import { withRetries } from "./retry.ts";
+import { orStalled, withRetries } from "./retry.ts";
 
 /** A connection over which nothing moves for this long is given up: milliseconds. */
 const STALL_MS = 120_000;
@@ -33,7 +33,8 @@ export interface PutContent {
 export interface PutOptions {
   readonly signal: AbortSignal;
   readonly clock?: Clock;
-  readonly stallMs?: number;
+  /** How long nothing may move; without it the usual waits of the client hold for the first answer. */
+  readonly stallMs?: number | undefined;
   readonly attemptsMax?: number;
   /** Called once the box has installed the function, before content is sent: what it has must be saved now. */
   readonly onStored?: (stored: StoredFunction) => Promise<void> | void;
@@ -93,22 +94,25 @@ export async function putContent(
 ): Promise<number> {
   let target = what;
   let broken: InstanceId | undefined;
+  const { stallMs, signal, clock = systemClock } = options;
   const attempt = async (progress: () => void): Promise<number> => {
     // The last attempt's instance waits for input that will not come.
     if (broken) await endQuietly(client, broken);
     broken = undefined;
     const lost = Promise.withResolvers<never>();
     lost.promise.catch(() => undefined);
-    await using session = await client.run(
-      target,
-      { args: ["put", request] },
-      {
-        signal: options.signal,
-        onEvent: (event) => {
-          // Input on its way is lost with the connection: only asking anew tells where to go on.
-          if (event.kind === "interrupted") lost.reject(new BentoError("connection-lost", event.reason));
+    await using session = await orStalled({ signal, clock, stallMs }, (until) =>
+      client.run(
+        target,
+        { args: ["put", request] },
+        {
+          signal: until,
+          onEvent: (event) => {
+            // Input on its way is lost with the connection: only asking anew tells where to go on.
+            if (event.kind === "interrupted") lost.reject(new BentoError("connection-lost", event.reason));
+          },
         },
-      },
+      ),
     );
     broken = session.instance;
     if (session.stored) {
@@ -122,8 +126,8 @@ export async function putContent(
     return size;
   };
   return withRetries(attempt, {
-    clock: options.clock ?? systemClock,
-    signal: options.signal,
+    clock,
+    signal,
     attemptsMax: options.attemptsMax ?? ATTEMPTS_MAX,
     onRetry: options.onRetry,
   });

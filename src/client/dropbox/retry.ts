@@ -55,3 +55,21 @@ export function isPassing(error: unknown): boolean {
     ["connection-lost", "input-lost", "box-unreachable", "box-timeout", "stalled"].includes(error.code)
   );
 }
+
+/** Runs `attempt` with a signal that aborts it, with "stalled", after `stallMs`; without a bound when that is absent. */
+export async function orStalled<T>(
+  bounds: { readonly signal: AbortSignal; readonly clock: Clock; readonly stallMs: number | undefined },
+  attempt: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const { signal, clock, stallMs } = bounds;
+  if (stallMs === undefined) return attempt(signal);
+  const late = new AbortController();
+  const cancel = clock.after(stallMs, () => {
+    late.abort(new BentoError("stalled", `No answer within ${stallMs / 1000} s`));
+  });
+  try {
+    return await attempt(AbortSignal.any([signal, late.signal]));
+  } finally {
+    cancel();
+  }
+}

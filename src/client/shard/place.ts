@@ -14,7 +14,7 @@ import type { PlacedShard } from "./receipt.ts";
 import { ShardSink } from "./shard-sink.ts";
 
 /** A connection of one shard over which nothing moves for this long is given up: milliseconds. */
-const STALL_MS = 45_000;
+const STALL_MS = 60_000;
 const ATTEMPTS_MAX = 3;
 /** Beyond so many shards at once, parts are smaller, so that what is held for resuming stays bounded. */
 const LARGE_PARTS_SHARDS = 32;
@@ -35,7 +35,7 @@ export interface PlaceOptions {
   readonly package: PackageInput;
   readonly lifetimeMs?: number | undefined;
   readonly clock?: Clock;
-  readonly stallMs?: number;
+  readonly stallMs?: number | undefined;
   readonly attemptsMax?: number;
   /** A shard is whole at its box: save it now. */
   readonly onPlaced?: (shard: PlacedShard) => Promise<void>;
