@@ -21,8 +21,11 @@ test("parseBoxConfig: an empty file is a box that serves on loopback and as an o
   assert.deepEqual(config.onion, {
     kind: "single-hop",
     port: 80,
-    tor: { kind: "own", program: "tor", torrc: null },
+    control: null,
   });
+  assert.deepEqual(config.tor, { program: "tor", torrc: null });
+  assert.deepEqual(config.policy.bento?.boxes, ["self"]);
+  assert.equal(config.policy.tor, null);
   assert.equal(config.relay.control, null);
   assert.equal(config.policy.function.memoryBytes, 128 * 2 ** 20);
 });
