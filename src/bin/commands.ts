@@ -8,7 +8,7 @@ import type { Cli } from "../client/cli/cli.ts";
 export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
 
 const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
-const FN_HELP = "folder, file, or name of a bundled function";
+const FN_HELP = "folder, file, package file, or name of a bundled function";
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -22,6 +22,7 @@ export function buildProgram(version: string, act: Act): Command {
   addLocal(program, act);
   addNetwork(program, act);
   addFunctions(program, act);
+  addAuthoring(program, act);
   addInstances(program, act);
   addTools(program, act);
   return program;
@@ -73,6 +74,7 @@ function addNetwork(program: Command, act: Act): void {
     .requiredOption("--config <file>", "box.toml")
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
+    .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -143,6 +145,33 @@ function addFunctions(program: Command, act: Act): void {
     );
 }
 
+function addAuthoring(program: Command, act: Act): void {
+  const fn = program.command("fn").description("write, try, test and pack functions");
+  json(fn.command("init"))
+    .description("a folder for a new function that runs, type-checks and has a test")
+    .argument("[dir]", "where; named after the template when left out")
+    .option("--python", "in Python")
+    .option("--template <name>", "what it begins as: --list names them", "hello")
+    .option("--list", "name the templates")
+    .action((dir: string | undefined, options) =>
+      act(async (cli) => (await import("./commands/fn-init.ts")).fnInit(cli, dir, options)),
+    );
+  privateNetworks(json(fn.command("test")))
+    .description("a function's own tests, in a real box on this machine; needs no Tor")
+    .argument("[fn]", FN_HELP, ".")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-test.ts")).fnTest(cli, name, options)),
+    );
+  json(fn.command("pack"))
+    .description("one file that every command takes in place of the function; the same bytes everywhere")
+    .argument("<fn>", FN_HELP)
+    .option("-o, --output <file>", "write it there; NAME.bento.json when left out")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-pack.ts")).fnPack(cli, name, options)),
+    );
+}
+
 function addInstances(program: Command, act: Act): void {
   const INSTANCE_HELP = "saved name, @file, - (stdin), or the instance id itself";
   reach(program.command("open"))
@@ -203,6 +232,14 @@ function addTools(program: Command, act: Act): void {
 
 function json(command: Command): Command {
   return command.option("--json", "machine-readable: one JSON value a line");
+}
+
+function privateNetworks(command: Command): Command {
+  return command.option(
+    "--private <cidr>",
+    "a private network that the function may reach, e.g. 127.0.0.1/32; may be repeated",
+    (network: string, before: readonly string[] = []) => [...before, network],
+  );
 }
 
 function reach(command: Command): Command {

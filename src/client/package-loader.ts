@@ -17,7 +17,7 @@ import { parsePackageFile } from "./package-file.ts";
 /** Functions that come with Bento. */
 export const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
 
-const ENTRY_FILES = ["function.ts", "function.js", "function.mjs", "function.py"] as const;
+export const ENTRY_FILES: readonly string[] = ["function.ts", "function.js", "function.mjs", "function.py"];
 const SOURCE_KINDS: Readonly<Record<string, "deno" | "python">> = {
   ".ts": "deno",
   ".js": "deno",
@@ -25,7 +25,7 @@ const SOURCE_KINDS: Readonly<Record<string, "deno" | "python">> = {
   ".py": "python",
 };
 /** What `bento fn pack` writes. */
-const PACKAGE_FILE = ".json";
+export const PACKAGE_FILE = ".json";
 
 export interface LoadedPackage {
   readonly package: PackageInput;
@@ -117,12 +117,13 @@ export async function bundledFunctions(functionsDir: string = FUNCTIONS_DIR): Pr
   }
 }
 
-interface Located {
+export interface Located {
   readonly source: string;
   readonly manifest: string | undefined;
 }
 
-async function locate(fn: string, functionsDir: string): Promise<Located> {
+/** The files of FN, without reading them. Throws like `loadPackage`. */
+export async function locate(fn: string, functionsDir: string = FUNCTIONS_DIR): Promise<Located> {
   const here = await kindOf(fn);
   if (here === "file") {
     // A manifest beside `function.*` is that function's; beside any other file it may be something else's.
