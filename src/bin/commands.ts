@@ -111,6 +111,7 @@ function addFunctions(program: Command, act: Act): void {
     .option("--leave-open", "do not end the function's input")
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
+    .option("--logs", "show on stderr what the function logs")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -136,6 +137,13 @@ function addFunctions(program: Command, act: Act): void {
     .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
     .action((token: string, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).shutdown(cli, token, options)),
+    );
+  reach(program.command("logs"))
+    .description("what a function's instances logged")
+    .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
+    .option("-f, --follow", "go on with what comes, until the function is gone")
+    .action((token: string, options) =>
+      act(async (cli) => (await import("../client/cli/logs.ts")).logs(cli, token, options)),
     );
   reach(program.command("ls"))
     .description("what is saved here, or what a box says of one function")

@@ -3,6 +3,7 @@
 
 import { z } from "zod";
 import { BentoError } from "../../base/errors.ts";
+import { LOG_LEVELS } from "../../wire/api.ts";
 import { Limits } from "../../wire/limits.ts";
 
 /** Text whose UTF-8 is at most `bytesMax` long and that has no lone surrogate. */
@@ -40,7 +41,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
 export const guestLogSchema = z.strictObject({
-  level: z.enum(["debug", "info", "warn", "error"]),
+  level: z.enum(LOG_LEVELS),
   // A frame bounds it; the link cuts it to Limits.logTextBytesMax.
   text: z.string(),
 });

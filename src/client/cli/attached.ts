@@ -24,6 +24,8 @@ export interface StreamOptions {
   readonly lines?: boolean | undefined;
   /** End the function's input when the given input has ended (or at once when there is none). */
   readonly endInput: boolean;
+  /** Called when the instance has ended, while the box still knows it. */
+  readonly onEnded?: (() => Promise<void>) | undefined;
 }
 
 /** How a session is remembered while it runs. */
@@ -88,6 +90,7 @@ export async function streamSession(
     if (cli.signal.aborted) return await detached(cli, session, remembered);
     const outcome = await session.ended;
     if (last !== undefined && last !== 0x0a && !output && !io.json && io.stdout.isTTY) io.note("");
+    await options.onEnded?.();
     await forget(cli, client, remembered);
     return reportOutcome(cli, outcome);
   } catch (error) {

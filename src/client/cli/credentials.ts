@@ -25,7 +25,7 @@ export interface Found<T> {
   readonly isolation: string;
   /** Output bytes read so far; 0 for what is not saved. */
   readonly offset: number | undefined;
-  /** Ends the function when its only instance has ended: set by `run`. */
+  /** Of a saved function: its owner's token. Of an instance: set by `run`, ends the function with it. */
   readonly shutdownToken: ShutdownToken | undefined;
 }
 
