@@ -6,5 +6,8 @@ test("indents headings by their level", async () => {
 });
 
 test("a page may come in any pieces", async () => {
-  assert.equal((await run({ input: ["<h", "1>Zwie", new TextEncoder().encode("beln</h1>")] })).text, "Zwiebeln\n");
+  assert.equal(
+    (await run({ input: ["<h", "1>Zwie", new TextEncoder().encode("beln</h1>")] })).text,
+    "Zwiebeln\n",
+  );
 });

@@ -49,7 +49,7 @@ export class LocalBox implements AsyncDisposable {
     const dir = await mkdtemp(path.join(tmpdir(), "bento-box-"));
     let child: ChildProcess | undefined;
     try {
-      const address = await freeAddress();
+      const address = `${await freeAddress()}:${PORT}`;
       const config = path.join(dir, "box.toml");
       await writeFile(config, configOf(dir, address, options.privateNetworks ?? []));
       child = spawnBox(dir, config);
@@ -92,7 +92,7 @@ uids = "${uidFirst}-${uidFirst + UIDS_EACH - 1}"
 }
 
 /** All of 127.0.0.0/8 is this machine: an address nobody else uses needs no luck with ports. */
-async function freeAddress(): Promise<string> {
+export async function freeAddress(): Promise<string> {
   const byte = () => 1 + Math.floor(Math.random() * 253);
   for (let tries = 0; tries < ADDRESS_TRIES; tries++) {
     const host = `127.${byte()}.${byte()}.${byte()}`;
@@ -103,7 +103,7 @@ async function freeAddress(): Promise<string> {
     });
     if (!isFree) continue;
     await new Promise((resolve) => server.close(resolve));
-    return `${host}:${PORT}`;
+    return host;
   }
   throw new BentoError("cannot-listen", "Cannot start a box: no free loopback address");
 }

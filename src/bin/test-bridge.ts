@@ -5,14 +5,16 @@
 //   {"do":"start","function":1,"call":"hello()"}    -> {"session":1}
 //   {"do":"send","session":1,"base64":"aGk="}       -> {}
 //   {"do":"receive","session":1}                    -> {"base64":"..."} or {"ended":{"kind":"returned"}}
+//   {"do":"logs","function":1}                      -> {"lines":[{"level":"info","text":"hi"}]}
+//   {"do":"serve","pages":{"/":"hi"}}               -> {"site":1,"url":"http://..."}; {"do":"close-site","site":1}
 //   {"do":"end-input"|"stop","session":1}, {"do":"remove","function":1}  -> {}
 //   whatever fails                                  -> {"error":"..."}
 
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { messageOf } from "../base/errors.ts";
-import { install } from "../client/author/testing.ts";
-import type { Call, Installed, Running } from "../client/author/testing-api.d.ts";
+import { install, serve } from "../client/author/testing.ts";
+import type { Call, Installed, Running, Site } from "../client/author/testing-api.d.ts";
 
 const id = z.int().positive();
 const request = z.discriminatedUnion("do", [
@@ -25,10 +27,13 @@ const request = z.discriminatedUnion("do", [
   }),
   z.strictObject({ do: z.literal("send"), session: id, base64: z.string() }),
   z.strictObject({ do: z.enum(["receive", "end-input", "stop"]), session: id }),
-  z.strictObject({ do: z.literal("remove"), function: id }),
+  z.strictObject({ do: z.enum(["logs", "remove"]), function: id }),
+  z.strictObject({ do: z.literal("serve"), pages: z.record(z.string(), z.string()) }),
+  z.strictObject({ do: z.literal("close-site"), site: id }),
 ]);
 
 const functions = new Map<number, Installed>();
+const sites = new Map<number, Site>();
 const sessions = new Map<number, Running>();
 
 async function perform(line: string): Promise<Readonly<Record<string, unknown>>> {
@@ -54,6 +59,15 @@ async function perform(line: string): Promise<Readonly<Record<string, unknown>>>
       return {};
     case "stop":
       await take(sessions, asked.session)[Symbol.asyncDispose]();
+      return {};
+    case "logs":
+      return { lines: await known(functions, asked.function).logs() };
+    case "serve": {
+      const site = await serve(asked.pages);
+      return { site: keep(sites, site), url: site.url };
+    }
+    case "close-site":
+      await take(sites, asked.site)[Symbol.asyncDispose]();
       return {};
     case "remove":
       await take(functions, asked.function)[Symbol.asyncDispose]();

@@ -5,18 +5,17 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { glob, stat } from "node:fs/promises";
 import path from "node:path";
-import { compose } from "node:stream";
 import { text } from "node:stream/consumers";
 import { run as runTests } from "node:test";
 import { spec } from "node:test/reporters";
 import { fileURLToPath } from "node:url";
 import { systemCode } from "../../base/errors.ts";
-import { TEST_BOX_VARIABLE, TEST_FN_VARIABLE } from "../../client/author/testing.ts";
+import { TEST_BOX_VARIABLE, TEST_FN_VARIABLE, TEST_SITE_VARIABLE } from "../../client/author/testing.ts";
 import { type Cli, usage } from "../../client/cli/cli.ts";
 import { EXIT, type ExitCode } from "../../client/cli/exit-code.ts";
 import { Progress } from "../../client/cli/progress.ts";
 import { ENTRY_FILES, loadPackage, locate, PACKAGE_FILE } from "../../client/package-loader.ts";
-import { LocalBox } from "../local-box.ts";
+import { freeAddress, LocalBox } from "../local-box.ts";
 
 const HOOKS = new URL("../test-hooks.ts", import.meta.url).href;
 const BRIDGE = fileURLToPath(new URL("../test-bridge.ts", import.meta.url));
@@ -50,10 +49,13 @@ export async function fnTest(cli: Cli, fn: string, options: FnTestOptions): Prom
   // What is wrong with the function itself is said once, not by every test.
   await loadPackage(fn);
   using progress = new Progress(cli.io, "Starting a box");
-  await using box = await LocalBox.start({ privateNetworks: options.private ?? [], signal: cli.signal });
+  const site = await freeAddress();
+  const privateNetworks = [...(options.private ?? []), `${site}/32`];
+  await using box = await LocalBox.start({ privateNetworks, signal: cli.signal });
   progress[Symbol.dispose]();
   Object.assign(process.env, {
     [TEST_BOX_VARIABLE]: box.address,
+    [TEST_SITE_VARIABLE]: site,
     [TEST_FN_VARIABLE]: path.resolve((await stat(fn).catch(() => undefined)) ? fn : files.folder),
   });
   const counts = [
@@ -107,7 +109,7 @@ async function testScripts(cli: Cli, { folder, scripts }: TestFiles): Promise<Co
     // Of all files together; a file that cannot even be loaded counts as a failed test.
     if (file === undefined) Object.assign(counts, { passed, failed: tests - passed });
   });
-  for await (const part of compose(stream, new spec()) as AsyncIterable<Uint8Array | string>) {
+  for await (const part of stream.compose(new spec()) as AsyncIterable<Uint8Array | string>) {
     await cli.io.write(Buffer.from(part), cli.io.json ? cli.io.stderr : cli.io.stdout);
   }
   return counts;
@@ -124,8 +126,8 @@ async function testPython(cli: Cli, folder: string, pattern: string): Promise<Co
     if (!cli.signal.aborted) cli.io.note(`Cannot run ${PYTHON}: ${systemCode(error) ?? error.message}`);
   });
   const out = cli.io.json ? cli.io.stderr : cli.io.stdout;
-  child.stdout.pipe(out, { end: false });
-  child.stderr.pipe(out, { end: false });
+  child.stdout?.pipe(out, { end: false });
+  child.stderr?.pipe(out, { end: false });
   const [said] = await Promise.all([text(child.stdio[3] as NodeJS.ReadableStream), once(child, "close")]);
   // Without counts it did not get to the end of the tests.
   return said === "" ? { passed: 0, failed: 1 } : (JSON.parse(said) as Counts);

@@ -94,11 +94,35 @@ class Function:
                 raise FunctionFailed(session.outcome)
             return Result(messages)
 
+    def logs(self):
+        """What its instances logged so far, as (level, text)."""
+        return [(line["level"], line["text"]) for line in _ask("logs", function=self._number)["lines"]]
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         _ask("remove", function=self._number)
+
+
+class Site:
+    """A web site on this machine, which the function under test may reach although its address is private."""
+
+    def __init__(self, number, url):
+        self._number = number
+        self.url = url
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        _ask("close-site", site=self._number)
+
+
+def serve(pages):
+    """Serves each path with this text, as HTML, on a port from 8000 on: the manifest must ask for it."""
+    answer = _ask("serve", pages=pages)
+    return Site(answer["site"], answer["url"])
 
 
 def install(fn=None):

@@ -49,6 +49,21 @@ export interface Installed extends AsyncDisposable {
   run(call?: Call & { readonly input?: readonly (string | Uint8Array)[] }): Promise<Result>;
   /** For tests that talk with the function. */
   start(call?: Call): Promise<Running>;
+  /** What its instances logged so far, in order. */
+  logs(): Promise<LogLine[]>;
+}
+
+export interface LogLine {
+  readonly level: "debug" | "info" | "warn" | "error";
+  readonly text: string;
+}
+
+/** A web site on this machine, which the function under test may reach although its address is private. */
+export interface Site extends AsyncDisposable {
+  /** `http://127.1.2.3:8000`, with a port from 8000 on: the manifest must ask for it. */
+  readonly url: string;
+  /** Paths asked for so far. */
+  readonly requests: readonly string[];
 }
 
 /** Installs the function under test, or the one in another folder or file. */
@@ -58,6 +73,9 @@ export declare function install(fn?: string): Promise<Installed>;
 export declare function run(
   call?: Call & { readonly input?: readonly (string | Uint8Array)[] },
 ): Promise<Result>;
+
+/** Serves each path with this text, as HTML; 404 for others. */
+export declare function serve(pages: Readonly<Record<string, string | Uint8Array>>): Promise<Site>;
 
 /** `test` of Node's test runner: a name, and a function that throws when something is wrong. */
 export declare function test(name: string, perform: () => void | Promise<void>): void;

@@ -2,6 +2,7 @@
 // the box and says where it is; Python's harness comes here through bin/test-bridge.ts.
 
 import nodeAssert from "node:assert/strict";
+import { createServer, type Server } from "node:http";
 import { test as nodeTest } from "node:test";
 import { BentoError } from "../../base/errors.ts";
 import { BoxClient, directDial, type Session } from "../client.ts";
@@ -11,6 +12,11 @@ import type * as api from "./testing-api.d.ts";
 /** Where the box is, and which function is under test: set by `bento fn test`. */
 export const TEST_BOX_VARIABLE = "BENTO_TEST_BOX";
 export const TEST_FN_VARIABLE = "BENTO_TEST_FN";
+/** Loopback address that the box lets functions reach: for `serve`. */
+export const TEST_SITE_VARIABLE = "BENTO_TEST_SITE";
+/** Ports of sites, in order of use: what manifests ask for that are tried on private networks. */
+const SITE_PORT_FIRST = 8000;
+const SITE_PORT_LAST = 8099;
 
 export const assert: typeof api.assert = nodeAssert;
 
@@ -37,7 +43,17 @@ export async function install(fn?: string): Promise<api.Installed> {
     start,
     run: async (call = {}) => {
       await using running = await start(call);
-      return collect(running, call.input ?? []);
+      return await collect(running, call.input ?? []);
+    },
+    logs: async () => {
+      const lines: api.LogLine[] = [];
+      for (let after = 0, more = true; more; ) {
+        const page = await client.logs(shutdownToken, { after });
+        lines.push(...page.lines.map(({ level, text }) => ({ level, text })));
+        more = page.more && page.lines.length > 0;
+        after = page.next;
+      }
+      return lines;
     },
     [Symbol.asyncDispose]: async () => {
       await client.shutdown(shutdownToken);
@@ -49,6 +65,37 @@ export async function install(fn?: string): Promise<api.Installed> {
 export async function run(call: Parameters<typeof api.run>[0] = {}): Promise<api.Result> {
   await using installed = await install();
   return await installed.run(call);
+}
+
+export async function serve(pages: Readonly<Record<string, string | Uint8Array>>): Promise<api.Site> {
+  const host = process.env[TEST_SITE_VARIABLE] ?? "127.0.0.1";
+  const requests: string[] = [];
+  const server = createServer((request, response) => {
+    const path = request.url ?? "/";
+    requests.push(path);
+    const page = Object.hasOwn(pages, path) ? pages[path] : undefined;
+    response.writeHead(page === undefined ? 404 : 200, { "content-type": "text/html; charset=utf-8" });
+    response.end(page ?? "not found");
+  });
+  const port = await listen(server, host);
+  return {
+    url: `http://${host}:${port}`,
+    requests,
+    [Symbol.asyncDispose]: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+async function listen(server: Server, host: string): Promise<number> {
+  for (let port = SITE_PORT_FIRST; port <= SITE_PORT_LAST; port++) {
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false)).listen(port, host, () => resolve(true));
+    });
+    if (isFree) return port;
+  }
+  throw new BentoError("cannot-listen", `Cannot serve pages: no free port at ${host}`);
 }
 
 function runningOf(client: BoxClient, session: Session): api.Running {
