@@ -9,6 +9,8 @@ export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
 
 const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
 const FN_HELP = "folder, file, package file, or name of a bundled function";
+const CALL_HELP = "Python: call this, e.g. 'hello()'";
+const ARGS_JSON_HELP = `arguments as JSON, e.g. '["a", 1]'`;
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -164,6 +166,20 @@ function addAuthoring(program: Command, act: Act): void {
     .action((dir: string | undefined, options) =>
       act(async (cli) => (await import("./commands/fn-init.ts")).fnInit(cli, dir, options)),
     );
+  privateNetworks(json(fn.command("dev")))
+    .description("run a function again each time it is saved; lines typed are its messages")
+    .argument("<fn>", FN_HELP)
+    .argument("[arg...]", "arguments, as strings")
+    .option("--call <expression>", CALL_HELP)
+    .option("--args-json <array>", ARGS_JSON_HELP)
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--net", "on a private Tor network: the one that runs, or one of its own")
+    .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
+    .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--direct [address]", "there, or at --box, without Tor; a box of its own when all are left out")
+    .action((name: string, args: string[], options) =>
+      act(async (cli) => (await import("./commands/fn-dev.ts")).fnDev(cli, name, args, options)),
+    );
   privateNetworks(json(fn.command("test")))
     .description("a function's own tests, in a real box on this machine; needs no Tor")
     .argument("[fn]", FN_HELP, ".")
@@ -260,9 +276,7 @@ function reach(command: Command): Command {
 }
 
 function call(command: Command): Command {
-  return command
-    .option("--call <expression>", "Python: call this, e.g. 'hello()'")
-    .option("--args-json <array>", `arguments as JSON, e.g. '["a", 1]'`);
+  return command.option("--call <expression>", CALL_HELP).option("--args-json <array>", ARGS_JSON_HELP);
 }
 
 /** A whole number of an option. */

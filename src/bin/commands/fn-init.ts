@@ -103,7 +103,6 @@ async function fill(target: string, template: string, name: string): Promise<str
   const from = path.join(EXAMPLES, template);
   await cp(from, target, {
     recursive: true,
-    errorOnExist: true,
     force: false,
     filter: (file) => path.basename(file) !== "node_modules",
   });

@@ -35,6 +35,7 @@ export async function fnPack(cli: Cli, fn: string, options: FnPackOptions): Prom
   const result = grant(manifest, policy);
   const { name, bytes, sourceHash, inputs } = loaded;
   const licences = notices.map(({ name, version, licence }) => ({ name, version, licence }));
+  const own = inputs.filter((input) => !input.includes("node_modules/"));
   const asks = loaded.package.manifest;
   cli.io.result({ file, name, bytes, sourceHash, files: inputs, licences, asks, defaultPolicy: result }, () =>
     [
@@ -44,9 +45,7 @@ export async function fnPack(cli: Cli, fn: string, options: FnPackOptions): Prom
         ["sha256", sourceHash],
         [
           "files",
-          inputs.length > 8
-            ? `${inputs.slice(0, 8).join(", ")} and ${inputs.length - 8} more`
-            : inputs.join(", "),
+          own.length > 8 ? `${own.slice(0, 8).join(", ")} and ${own.length - 8} more` : own.join(", "),
         ],
         ...licences.map((each, index) => [
           index === 0 ? "bundled" : "",
