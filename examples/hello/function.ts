@@ -3,8 +3,8 @@
 import { defineFunction } from "bento/function";
 
 export default defineFunction({
-  async invoke(session, env, ...names) {
+  async invoke(session, env, ...names: string[]) {
     env.log.info(`greeting ${names.length || 1}`);
-    for (const name of names.length > 0 ? names : ["world"]) await session.send(`hello ${String(name)}\n`);
+    for (const name of names.length > 0 ? names : ["world"]) await session.send(`hello ${name}\n`);
   },
 });

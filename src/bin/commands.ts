@@ -259,10 +259,10 @@ function json(command: Command): Command {
 }
 
 function privateNetworks(command: Command): Command {
-  return command.option(
-    "--private <cidr>",
-    "a private network that the function may reach, e.g. 127.0.0.1/32; may be repeated",
-    (network: string, before: readonly string[] = []) => [...before, network],
+  return command.addOption(
+    new Option("--private <cidr>", "a private network that the function may reach; may be repeated")
+      .argParser((network: string, before: readonly string[]) => [...before, network])
+      .default([], "none"),
   );
 }
 

@@ -66,11 +66,10 @@ export async function fnInit(cli: Cli, dir: string | undefined, options: FnInitO
   const files = await fill(target, wanted, name);
   cli.io.result({ dir: target, template: wanted, name, files }, () => target);
   if (!cli.io.json) {
-    const { bold } = cli.io;
     cli.io.note(`Made ${target}: ${files.join(", ")}.`);
     if (files.includes("package.json")) cli.io.note(`  First: (cd ${target} && npm install)`);
-    cli.io.note(`  Try it: ${bold.call(cli.io, `bento fn dev ${argument(target)}`)}`);
-    cli.io.note(`  Test it: ${bold.call(cli.io, `bento fn test ${argument(target)}`)}`);
+    cli.io.note(`  Try it: ${cli.io.bold(`bento fn dev ${argument(target)}`)}`);
+    cli.io.note(`  Test it: ${cli.io.bold(`bento fn test ${argument(target)}`)}`);
   }
   return EXIT.ok;
 }

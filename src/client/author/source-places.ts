@@ -20,7 +20,7 @@ interface Place {
   readonly file: string;
   /** From 1. */
   readonly line: number;
-  readonly column: number | undefined;
+  readonly column: number;
 }
 
 export async function explainTraceback(traceback: string, loaded: LoadedPackage): Promise<string> {
@@ -28,18 +28,14 @@ export async function explainTraceback(traceback: string, loaded: LoadedPackage)
   const map = loaded.sourceMap === undefined ? undefined : sourceMapOf(loaded.sourceMap);
   let top: Place | undefined;
   const named = traceback
-    // JavaScript counts from the top, Python's last line is where it happened.
     .replaceAll(/\bfunction\.ts:(\d{1,9}):(\d{1,9})/g, (text, line: string, column: string) => {
       const place = map && placeOf(map, Number(line), Number(column));
       if (!place) return text;
       if (!place.file.includes("node_modules/")) top ??= place;
       return `${place.file}:${place.line}:${place.column}`;
     })
-    .replaceAll(/File "function\.py", line (\d{1,9})/g, (_, line: string) => {
-      const file = path.basename(loaded.files.source);
-      top = { file, line: Number(line), column: undefined };
-      return `File "${file}", line ${line}`;
-    });
+    // Python shows its lines by itself.
+    .replaceAll('File "function.py"', `File "${path.basename(loaded.files.source)}"`);
   const excerpt = top === undefined ? "" : await excerptOf(folder, top);
   return excerpt === "" ? named : `${named}\n\n${excerpt}`;
 }
@@ -69,8 +65,7 @@ async function excerptOf(folder: string, place: Place): Promise<string> {
     return `  ${String(first + index).padStart(width)} | ${line.slice(0, LINE_CHARS_MAX)}`;
   });
   // Tabs stay, so that the mark stands where the reader's terminal puts the character.
-  const before = (lines[place.line - 1] ?? "").slice(0, (place.column ?? 1) - 1).replaceAll(/[^\t]/g, " ");
+  const before = (lines[place.line - 1] ?? "").slice(0, place.column - 1).replaceAll(/[^\t]/g, " ");
   const mark = `  ${" ".repeat(width)} | ${before}^`;
-  const isMarked = place.column !== undefined && place.column <= LINE_CHARS_MAX;
-  return [...shown, ...(isMarked ? [mark] : [])].join("\n");
+  return [...shown, ...(place.column <= LINE_CHARS_MAX ? [mark] : [])].join("\n");
 }

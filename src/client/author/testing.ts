@@ -37,7 +37,7 @@ export async function install(fn?: string): Promise<api.Installed> {
   const start = async (call: api.Call = {}): Promise<api.Running> => {
     const invocation = call.call === undefined ? { args: [...(call.args ?? [])] } : { call: call.call };
     // JSON values are the caller's, and checked where they are sent.
-    return runningOf(client, await client.run({ token: invocationToken }, invocation as { call: string }));
+    return runningOf(client, await client.run({ token: invocationToken }, invocation));
   };
   return {
     start,
