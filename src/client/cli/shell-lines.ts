@@ -104,7 +104,11 @@ export class ShellLines implements AsyncDisposable {
     if (!this.#isCommand) return [[], last];
     // No name to offer is no reason to disturb who is typing.
     const pool = await complete(words).catch(() => []);
-    return [pool.filter((word) => word.startsWith(last)), last];
+    const fitting = pool.filter((word) => word.startsWith(last));
+    const [only] = fitting;
+    // The word is whole: the next one can begin. A folder goes on.
+    if (only !== undefined && fitting.length === 1 && !only.endsWith("/")) return [[`${only} `], last];
+    return [fitting, last];
   }
 }
 
