@@ -60,6 +60,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--relays <n>", "relays in all", count(3, 64))
     .option("--latency <ms>", "delay of each link, one way", count(0, 10_000))
     .option("--rate <mbit>", "rate of each link", rate)
+    .option("--no-onion", "boxes at their relays' addresses alone, without onion services")
     .action((options) => act(async (cli) => (await import("./commands/net.ts")).up(cli, options)));
   for (const [name, description] of [
     ["status", "what runs, its boxes and its SOCKS address"],
@@ -245,6 +246,14 @@ function addTools(program: Command, act: Act): void {
     .action((url: string, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("monitor"))
+    .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
+    .argument("[box]", BOX_HELP)
+    .option("--interval <seconds>", "between two measurements", count(1, 3600), 2)
+    .option("--count <n>", "so many measurements; 0 until Ctrl-C", count(0, 1_000_000), 0)
+    .action((box: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/monitor.ts")).monitor(cli, box, options)),
+    );
   program
     .command("completions")
     .description("completion script for your shell: source <(bento completions bash)")
@@ -270,8 +279,14 @@ function reach(command: Command): Command {
   return json(command)
     .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--relay <fingerprint>", "the box is at this relay's own address: end the circuit there")
+    .option("--tor-control <address>", "your tor's control port, for --relay: host:port or unix:/path")
     .addOption(
-      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),
+      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts([
+        "socks",
+        "relay",
+        "torControl",
+      ]),
     );
 }
 

@@ -15,7 +15,7 @@ import { nearest } from "./nearest.ts";
 import { parsePackageFile } from "./package-file.ts";
 
 /** Functions that come with Bento. */
-export const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
+const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
 
 export const ENTRY_FILES: readonly string[] = ["function.ts", "function.js", "function.mjs", "function.py"];
 const SOURCE_KINDS: Readonly<Record<string, "deno" | "python">> = {

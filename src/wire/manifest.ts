@@ -138,12 +138,10 @@ export const manifestSchema = z.strictObject({
       description: "Facts about the box that the function may ask for: `env.box`.",
       examples: [["load"]],
     }),
-  memory: byteCount
-    .optional()
-    .meta({
-      description: "Main memory of one instance, /tmp included; 64MiB when left out.",
-      example: "128MiB",
-    }),
+  memory: byteCount.optional().meta({
+    description: "Main memory of one instance, /tmp included; 64MiB when left out.",
+    example: "128MiB",
+  }),
   cpu: percent
     .optional()
     .meta({ description: "Share of one core, of one instance; 50% when left out.", example: "100%" }),
@@ -160,12 +158,10 @@ export const manifestSchema = z.strictObject({
   runtime: duration
     .optional()
     .meta({ description: "How long one instance may run; 10m when left out.", example: "1h" }),
-  backlog: byteCount
-    .optional()
-    .meta({
-      description: "Output of one instance that waits for a reader; 4MiB when left out.",
-      example: "8MiB",
-    }),
+  backlog: byteCount.optional().meta({
+    description: "Output of one instance that waits for a reader; 4MiB when left out.",
+    example: "8MiB",
+  }),
 });
 
 /** As people write it. */

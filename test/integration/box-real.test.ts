@@ -187,7 +187,7 @@ test("self.remove: tokens and storage end, other instances end, this one finishe
   assert.deepEqual((await removing.next("ended")).outcome, { kind: "returned" });
   assert.deepEqual((await waiting.next("ended")).outcome, { kind: "killed", reason: "shutdown" });
   const late = await box.client.call("POST", PATHS.exec, { token, body: { args: [] } });
-  assert.deepEqual([late.status, late.json["code"]], [401, "bad-token"]);
+  assert.deepEqual([late.status, late.json["code"]], [403, "bad-token"]);
 });
 
 test("the 2021 protocol: a client that knows only the specification stores, executes, opens and reads", async () => {

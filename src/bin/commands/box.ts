@@ -28,6 +28,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
   if (!level) throw usage(`Cannot log at "${options.log}": wanted ${LEVELS.join(", ")}`);
   const config = await readConfig(options.config);
   const { Box } = await import("../../box/box.ts");
+  const { remoteBoxes } = await import("../remote-boxes.ts");
   const log = createLog((line) => {
     // systemd and people read it as it stands; nothing sensitive is ever logged.
     cli.io.stderr.write(line);
@@ -43,6 +44,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
   await using box = await Box.start(config, {
     clock: systemClock,
     log,
+    remote: remoteBoxes,
     exitWithoutRelay: options.exitWithoutRelay?.split(","),
   });
   const { listen, exitPort, onion } = box.addresses;

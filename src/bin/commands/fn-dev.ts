@@ -7,7 +7,6 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { Channel } from "../../base/channel.ts";
-import { parseAddress } from "../../client/address.ts";
 import { DevRun } from "../../client/author/dev-run.ts";
 import { FileWatcher } from "../../client/author/watch-files.ts";
 import {
@@ -24,7 +23,7 @@ import { type InvocationOptions, invocationOf } from "../../client/cli/invocatio
 import { printable, table } from "../../client/cli/io.ts";
 import { refusalRows } from "../../client/cli/policy.ts";
 import { Progress } from "../../client/cli/progress.ts";
-import { BoxClient, directDial } from "../../client/client.ts";
+import { BoxClient } from "../../client/client.ts";
 import { type LoadedPackage, loadPackage, locate } from "../../client/package-loader.ts";
 import type { Invocation } from "../../wire/api.ts";
 import { grant, type RuleVerdict } from "../../wire/grant.ts";
@@ -101,13 +100,7 @@ async function reachOf(
   using _progress = new Progress(cli.io, "Starting a box");
   const local = await LocalBox.start({ privateNetworks: options.private ?? [], signal: cli.signal });
   started.use(local);
-  return {
-    box: "local",
-    address: parseAddress(local.address),
-    dial: directDial,
-    direct: true,
-    socks: undefined,
-  };
+  return reachBox(cli, local.address, { direct: true });
 }
 
 async function ownNetwork(cli: Cli, started: AsyncDisposableStack): Promise<Reach> {

@@ -4,12 +4,13 @@
 import { parseInvocationToken, type ShutdownToken } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type Runnable, type Session, type StoredFunction } from "../client.ts";
 import { loadPackage } from "../package-loader.ts";
-import { rememberInstance, SessionEvents, streamSession } from "./attached.ts";
+import { openInput, rememberInstance, SessionEvents, streamSession } from "./attached.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, usage } from "./cli.ts";
 import { findFunction } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { type InvocationOptions, invocationOf } from "./invocation.ts";
 import { RunLogs } from "./logs.ts";
+import { OutputFile } from "./output-file.ts";
 import { saveFunction, showPackage } from "./store.ts";
 
 export interface RunOptions extends ReachOptions, InvocationOptions {
@@ -36,6 +37,8 @@ export async function run(
     showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
     return EXIT.ok;
   }
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
+  const input = await openInput(cli, options.input);
   const target = await findTarget(cli, fn, options);
   await cli.context.checkWritable();
   const { reach } = target;
@@ -43,7 +46,7 @@ export async function run(
   using _client = client;
   const events = new SessionEvents(cli, `Connecting to ${boxLabel(reach)}`);
   const endInput = !options.leaveOpen;
-  const hasInput = options.input !== undefined;
+  const hasInput = input !== undefined;
   let session: Session;
   try {
     session = await client.run(target.what, invocation, {
@@ -69,7 +72,13 @@ export async function run(
   const name = await rememberInstance(cli, session.instance, target.name, entry);
   const token = stored?.shutdownToken ?? target.shutdownToken;
   using logs = options.logs && token ? new RunLogs(cli.io, client, token) : undefined;
-  const how = { ...options, endInput: endInput && hasInput, onEnded: async () => logs?.finish() };
+  const how = {
+    lines: options.lines,
+    output,
+    input,
+    endInput: endInput && hasInput,
+    onEnded: async () => logs?.finish(),
+  };
   return await streamSession(cli, client, session, events, how, { ...entry, name });
 }
 

@@ -228,8 +228,8 @@ class ShellState implements AsyncDisposable {
   /** A saved name brings its own box along; anything else is of this shell's box. */
   async #where(kind: "functions" | "instances", given: string): Promise<ReachOptions> {
     if (Object.hasOwn((await this.#cli.context.read())[kind], given)) return {};
-    const { box, direct, socks } = this.#reach;
-    return { box, direct, socks };
+    const { box, direct, socks, relay } = this.#reach;
+    return { box, direct, socks, relay: relay?.fingerprint, torControl: relay?.control };
   }
 
   /** The open instance goes on without us. */
