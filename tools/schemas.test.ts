@@ -72,7 +72,7 @@ test("manifest.schema.json: what it says of keys that are left out is what funct
   );
   const policy = publishedPolicy(huge.policy, ["accept *:*"]);
   const manifest = parseManifest({ name: "a", image: "deno", net: { allow: ["*:443"] } });
-  const said = new Map([...propertiesOf("", MANIFEST)]);
+  const said = new Map(propertiesOf("", MANIFEST));
   let compared = 0;
   grant(manifest, policy, ({ rule, wanted, asked }) => {
     const property = said.get(rule);

@@ -100,7 +100,7 @@ async function reachOf(
   using _progress = new Progress(cli.io, "Starting a box");
   const local = await LocalBox.start({ privateNetworks: options.private ?? [], signal: cli.signal });
   started.use(local);
-  return reachBox(cli, local.address, { direct: true });
+  return await reachBox(cli, local.address, { direct: true });
 }
 
 async function ownNetwork(cli: Cli, started: AsyncDisposableStack): Promise<Reach> {

@@ -21,7 +21,7 @@ const SITE_PORT_LAST = 8099;
 export const assert: typeof api.assert = nodeAssert;
 
 /** Node's own, so that a failed test is named by its place in the author's file. */
-export const test: typeof api.test = nodeTest;
+export const test = nodeTest as typeof api.test;
 
 export async function install(fn?: string): Promise<api.Installed> {
   const address = process.env[TEST_BOX_VARIABLE];

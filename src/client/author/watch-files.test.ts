@@ -29,7 +29,7 @@ async function watched(t: TestContext, names: readonly string[]) {
     watcher,
     count: () => count,
     /** Resolves when the change that `change` makes has been told; throws when it is not. */
-    async notices(change: () => Promise<void>): Promise<void> {
+    notices: async (change: () => Promise<void>): Promise<void> => {
       noticed = Promise.withResolvers();
       await change();
       const late = setTimeout(() => noticed.reject(new Error("not noticed")), NOTICE_MS);
