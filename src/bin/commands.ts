@@ -8,7 +8,9 @@ import type { Cli } from "../client/cli/cli.ts";
 export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
 
 const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
-const FN_HELP = "folder, file, or name of a bundled function";
+const FN_HELP = "folder, file, package file, or name of a bundled function";
+const CALL_HELP = "Python: call this, e.g. 'hello()'";
+const ARGS_JSON_HELP = `arguments as JSON, e.g. '["a", 1]'`;
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -22,6 +24,7 @@ export function buildProgram(version: string, act: Act): Command {
   addLocal(program, act);
   addNetwork(program, act);
   addFunctions(program, act);
+  addAuthoring(program, act);
   addInstances(program, act);
   addFiles(program, act);
   addShards(program, act);
@@ -76,6 +79,7 @@ function addNetwork(program: Command, act: Act): void {
     .requiredOption("--config <file>", "box.toml")
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
+    .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -151,6 +155,47 @@ function addFunctions(program: Command, act: Act): void {
     .argument("[token]", "saved name, @file, - (stdin), or the shutdown token itself")
     .action((token: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).list(cli, token, options)),
+    );
+}
+
+function addAuthoring(program: Command, act: Act): void {
+  const fn = program.command("fn").description("write, try, test and pack functions");
+  json(fn.command("init"))
+    .description("a folder for a new function that runs, type-checks and has a test")
+    .argument("[dir]", "where; named after the template when left out")
+    .option("--python", "in Python")
+    .option("--template <name>", "what it begins as: --list names them", "hello")
+    .option("--list", "name the templates")
+    .action((dir: string | undefined, options) =>
+      act(async (cli) => (await import("./commands/fn-init.ts")).fnInit(cli, dir, options)),
+    );
+  privateNetworks(json(fn.command("dev")))
+    .description("run a function again each time it is saved; lines typed are its messages")
+    .argument("<fn>", FN_HELP)
+    .argument("[arg...]", "arguments, as strings")
+    .option("--call <expression>", CALL_HELP)
+    .option("--args-json <array>", ARGS_JSON_HELP)
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--net", "on a private Tor network: the one that runs, or one of its own")
+    .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
+    .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--direct [address]", "there, or at --box, without Tor; a box of its own when all are left out")
+    .action((name: string, args: string[], options) =>
+      act(async (cli) => (await import("./commands/fn-dev.ts")).fnDev(cli, name, args, options)),
+    );
+  privateNetworks(json(fn.command("test")))
+    .description("a function's own tests, in a real box on this machine; needs no Tor")
+    .argument("[fn]", FN_HELP, ".")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-test.ts")).fnTest(cli, name, options)),
+    );
+  json(fn.command("pack"))
+    .description("one file that every command takes in place of the function; the same bytes everywhere")
+    .argument("<fn>", FN_HELP)
+    .option("-o, --output <file>", "write it there; NAME.bento.json when left out")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-pack.ts")).fnPack(cli, name, options)),
     );
 }
 
@@ -286,6 +331,14 @@ function json(command: Command): Command {
   return command.option("--json", "machine-readable: one JSON value a line");
 }
 
+function privateNetworks(command: Command): Command {
+  return command.addOption(
+    new Option("--private <cidr>", "a private network that the function may reach; may be repeated")
+      .argParser((network: string, before: readonly string[]) => [...before, network])
+      .default([], "none"),
+  );
+}
+
 function reach(command: Command): Command {
   return shardReach(command).option("--box <box>", BOX_HELP);
 }
@@ -306,9 +359,7 @@ function shardReach(command: Command): Command {
 }
 
 function call(command: Command): Command {
-  return command
-    .option("--call <expression>", "Python: call this, e.g. 'hello()'")
-    .option("--args-json <array>", `arguments as JSON, e.g. '["a", 1]'`);
+  return command.option("--call <expression>", CALL_HELP).option("--args-json <array>", ARGS_JSON_HELP);
 }
 
 /** A whole number of an option. */
