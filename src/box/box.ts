@@ -12,10 +12,11 @@ import { buildGuests, type GuestFiles } from "../guest/build.ts";
 import type { Info } from "../wire/api.ts";
 import { BoxError } from "../wire/error-code.ts";
 import type { ManifestInput } from "../wire/manifest.ts";
-import type { Policy } from "../wire/policy.ts";
+import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
-import { boxFacts } from "./box-facts.ts";
+import { BoxMeter } from "./box-meter.ts";
+import { ClientTor } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
 import { Egress } from "./host/egress.ts";
@@ -69,6 +70,7 @@ export class Box implements AsyncDisposable {
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
   #instances: Instances | undefined;
+  #clientTor: ClientTor | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
   readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
@@ -104,16 +106,23 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay } = this.#config;
+    const { name, contact, relay, onion } = this.#config;
+    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      // Whoever knows the relay knows where the box is.
+      relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
       accepting: this.#admission.accepting,
     };
+  }
+
+  /** The tor client through which functions leave; undefined where none may. */
+  get clientTor(): ClientTor | undefined {
+    return this.#clientTor;
   }
 
   /** Resolves when the onion service has been published for the first time; never without one. */
@@ -163,7 +172,9 @@ export class Box implements AsyncDisposable {
         bytesMax: policy.total.instances * policy.function.backlogBytes,
       }),
     );
+    const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
+    this.#clientTor = this.#startClientTor();
     const instances = owned.use(
       new Instances({
         clock,
@@ -171,11 +182,16 @@ export class Box implements AsyncDisposable {
         guests,
         spool,
         reserve: (request) => this.#admission.reserveInstance(request.functionId, request.grant.limits),
-        services: async (request) => this.#services(request, vault),
+        services: async (request, instance) => ({
+          ...this.#services(request, vault, meter),
+          removeSelf: async () => {
+            await operations.remove(request.functionId, instance);
+          },
+        }),
       }),
     );
     this.#instances = instances;
-    const operations = new Operations({
+    const operations: Operations = new Operations({
       clock,
       store,
       instances,
@@ -212,13 +228,27 @@ export class Box implements AsyncDisposable {
     }
   }
 
-  async #services(request: InstanceRequest, vault: StorageVault): Promise<HostServices> {
+  #meter(vault: StorageVault): BoxMeter {
+    return new BoxMeter({
+      dataDir: this.#config.dataDir,
+      clock: this.#deps.clock,
+      state: () => ({
+        instances: this.#admission.used.instances,
+        promisedMemoryBytes: this.#admission.used.memoryBytes,
+        storageBytes: vault.bytesUsed,
+        network: { connections: this.#broker.connections, ...this.#broker.traffic },
+        policy: this.#admission.policy,
+      }),
+    });
+  }
+
+  #services(
+    request: InstanceRequest,
+    vault: StorageVault,
+    meter: BoxMeter,
+  ): Omit<HostServices, "removeSelf"> {
     const { grant, functionId } = request;
-    const facts = boxFacts(grant, () => ({
-      instances: this.#admission.used.instances,
-      promisedMemoryBytes: this.#admission.used.memoryBytes,
-      policy: this.#admission.policy,
-    }));
+    const facts = meter.forGrant(grant);
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
@@ -239,6 +269,14 @@ export class Box implements AsyncDisposable {
     this.#owned.defer(() => {
       cancel();
     });
+  }
+
+  /** Only where functions may leave through Tor. */
+  #startClientTor(): ClientTor | undefined {
+    const { dataDir, policy, tor } = this.#config;
+    const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
+    if (!leavesThroughTor) return undefined;
+    return this.#owned.use(new ClientTor({ config: tor, dir: join(dataDir, "client-tor"), ...this.#deps }));
   }
 
   async #followRelay(): Promise<void> {
@@ -318,7 +356,9 @@ export class Box implements AsyncDisposable {
       this.#addresses = { ...this.#addresses, onion: address };
       this.#onionChanged.resolve();
     };
-    this.#owned.use(new OnionPublisher({ config: onion, dir, target, onAddress, ...this.#deps }));
+    this.#owned.use(
+      new OnionPublisher({ config: onion, tor: this.#config.tor, dir, target, onAddress, ...this.#deps }),
+    );
   }
 
   async #listenLegacy(address: SocketAddress, operations: Operations): Promise<SocketAddress> {

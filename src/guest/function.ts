@@ -81,6 +81,16 @@ export interface Env {
   readonly storage?: Storage;
   /** Facts about the box. Manifest: `box`. */
   readonly box?: Box;
+  /** This function, as the box keeps it. */
+  readonly self: Self;
+}
+
+export interface Self {
+  /**
+   * Ends this function: no token of it is valid any more, its storage is erased, its other instances end. This
+   * instance goes on, without storage, and its output still reaches the client. Resolves when that is durable.
+   */
+  remove(): Promise<void>;
 }
 
 export interface FunctionLog {

@@ -82,6 +82,26 @@ const grantSchema = z.strictObject({
   syscalls: z.array(z.string()),
   net: z.strictObject({ allow: z.array(z.string()), connections: z.int(), bytes: z.int() }).optional(),
   storage: z.strictObject({ bytes: z.int() }).optional(),
+  bento: z
+    .strictObject({
+      boxes: z.array(z.string()),
+      functions: z.int(),
+      invocations: z.int(),
+      sessions: z.int(),
+      depth: z.int(),
+      bytes: z.int(),
+    })
+    .optional(),
+  tor: z
+    .strictObject({
+      routines: z.array(z.string()),
+      circuits: z.int(),
+      streams: z.int(),
+      onions: z.int(),
+      extendsPerMinute: z.int(),
+      bytes: z.int(),
+    })
+    .optional(),
   box: z.array(z.string()),
   limits: functionLimitsSchema,
 });

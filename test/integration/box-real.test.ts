@@ -119,6 +119,29 @@ test("open: a function goes on without its client, and its output waits", async 
   assert.equal((await second.next("ended")).outcome.kind, "returned");
 });
 
+test("self.remove: tokens and storage end, other instances end, this one finishes and is read", async () => {
+  const pack = deno(
+    `if (args[0] === "wait") return void (await new Promise((resolve) => session.signal.addEventListener("abort", resolve)));
+     await env.storage.put("k", "v");
+     await env.self.remove();
+     await env.self.remove();
+     const refused = await env.storage.get("k").catch((error) => error.code ?? error.message);
+     await session.send("removed " + refused);`,
+    { storage: { bytes: "64KiB" } },
+  );
+  const waiting = await box.client.run({ package: pack, invocation: { args: ["wait"] } });
+  const { stored } = (await waiting.next("attached")).attached;
+  assert.ok(stored);
+  const { invocationToken: token } = stored;
+  const removing = await box.client.open(await box.client.exec(token));
+  await removing.next("attached");
+  assert.equal(await removing.text(), "removed storage-erased");
+  assert.deepEqual((await removing.next("ended")).outcome, { kind: "returned" });
+  assert.deepEqual((await waiting.next("ended")).outcome, { kind: "killed", reason: "shutdown" });
+  const late = await box.client.call("POST", PATHS.exec, { token, body: { args: [] } });
+  assert.deepEqual([late.status, late.json["code"]], [403, "bad-token"]);
+});
+
 test("the 2021 protocol: a client that knows only the specification stores, executes, opens and reads", async () => {
   const script = fileURLToPath(new URL("./legacy_client.py", import.meta.url));
   const { stdout } = await promisify(execFile)("/usr/bin/python3", [script, String(box.legacyPort)], {

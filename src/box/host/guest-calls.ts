@@ -35,6 +35,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     }),
   }),
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
+  z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
 ]);
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
@@ -71,6 +72,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-erased",
   "disk-full",
   "not-granted",
   "bad-call",

@@ -47,6 +47,10 @@ export async function carryOut(
     case "box.facts":
       answer.reply(await granted(services.box, "box")());
       return;
+    case "self.remove":
+      await granted(services.removeSelf, "self")();
+      answer.reply(null);
+      return;
     default:
       unreachable(call);
   }

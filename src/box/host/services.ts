@@ -10,6 +10,15 @@ export interface HostServices {
   readonly storage?: FunctionStorage;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
+  /** Ends the function as its owner could, but for the instance that asks. Idempotent. */
+  readonly removeSelf?: () => Promise<void>;
+}
+
+/** The services that hold something for their instance: closed when it has ended. */
+export function servicesToClose(services: HostServices): readonly AsyncDisposable[] {
+  return Object.values(services).filter(
+    (service): service is AsyncDisposable => typeof service === "object" && Symbol.asyncDispose in service,
+  );
 }
 
 /** Connections out of one instance. Counts and closes what it opened. */

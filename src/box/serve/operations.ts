@@ -112,11 +112,16 @@ export class Operations {
   /** Removes the function durably, ends its instances and erases its storage. */
   async shutdown(credential: string | undefined): Promise<{ instancesEnded: number }> {
     const { id } = await this.#findOwned(credential);
+    return { instancesEnded: await this.remove(id) };
+  }
+
+  /** The same for a function that is known, sparing one of its instances. Returns how many instances were ended. */
+  async remove(id: FunctionId, spared?: Instance): Promise<number> {
     // The removal comes first: from then on no new instance can start.
     await this.#options.store.remove(id);
-    const instancesEnded = await this.#options.instances.endFunction(id, "shutdown");
+    const instancesEnded = await this.#options.instances.endFunction(id, "shutdown", spared);
     await this.#options.forget(id);
-    return { instancesEnded };
+    return instancesEnded;
   }
 
   /** Removes what has expired. */
@@ -202,6 +207,8 @@ function storedOf(pack: FunctionPackage, granted: Grant, added: AddedFunction): 
       syscalls: [...granted.syscalls],
       box: [...granted.box],
       net: granted.net && { ...granted.net, allow: [...granted.net.allow] },
+      bento: granted.bento && { ...granted.bento, boxes: [...granted.bento.boxes] },
+      tor: granted.tor && { ...granted.tor, routines: [...granted.tor.routines] },
     },
     expiresAt: added.expiresAt,
   };

@@ -10,7 +10,7 @@ import type { Grant } from "../../wire/grant.ts";
 import type { GuestStart } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { InstanceId } from "../../wire/token.ts";
-import type { HostServices } from "../host/services.ts";
+import { type HostServices, servicesToClose } from "../host/services.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { Backlog } from "./backlog.ts";
 import type { Guest, GuestEnd, GuestStarter } from "./guest.ts";
@@ -109,7 +109,7 @@ export class Instance implements AsyncDisposable {
         signal: this.#abort.signal,
       });
     } catch (error) {
-      await services.net?.[Symbol.asyncDispose]();
+      await this.#close(services);
       this.#end({ kind: "died", reason: "crashed" });
       // Killed before it began: the outcome says so to whoever attaches.
       if (this.#killReason) return;
@@ -193,10 +193,7 @@ export class Instance implements AsyncDisposable {
     });
     const end = await guest.ended;
     cancelLimit();
-    await Promise.all([
-      this.#dispose("sandbox", guest),
-      services.net ? this.#dispose("connections", services.net) : undefined,
-    ]);
+    await Promise.all([this.#dispose("sandbox", guest), this.#close(services)]);
     this.#end(end);
   }
 
@@ -206,6 +203,10 @@ export class Instance implements AsyncDisposable {
     this.#guest = undefined;
     this.backlog.finish();
     this.#ended.resolve(this.#outcome);
+  }
+
+  async #close(services: HostServices): Promise<void> {
+    await Promise.all(servicesToClose(services).map((service) => this.#dispose("services", service)));
   }
 
   async #dispose(what: string, resource: AsyncDisposable): Promise<void> {

@@ -25,7 +25,7 @@ export interface InstancesOptions extends InstanceDeps {
   /** Sets room aside at once or throws BoxError "too-many-instances", "box-full" or "functions-unavailable". */
   readonly reserve: (request: InstanceRequest) => Reservation;
   /** What the function may ask for. Throws when a granted service cannot be had. */
-  readonly services: (request: InstanceRequest) => Promise<HostServices>;
+  readonly services: (request: InstanceRequest, instance: Instance) => Promise<HostServices>;
   readonly retain?: { readonly ms: number; readonly instances: number; readonly bytes: number };
 }
 
@@ -63,7 +63,7 @@ export class Instances implements AsyncDisposable {
     this.#add(instance);
     void this.#follow(instance, reservation);
     try {
-      const services = await this.#options.services(request);
+      const services = await this.#options.services(request, instance);
       await instance.start(services);
     } catch (error) {
       await this.free(instance);
@@ -81,10 +81,10 @@ export class Instances implements AsyncDisposable {
     return [...(this.#byFunction.get(id) ?? [])];
   }
 
-  /** Ends and forgets all instances of a function. Resolves when none runs: how many were running. */
-  async endFunction(id: FunctionId, reason: KillReason): Promise<number> {
+  /** Ends all instances of a function but one. Resolves when they run no more: how many were running. */
+  async endFunction(id: FunctionId, reason: KillReason, spared?: Instance): Promise<number> {
     const all = this.ofFunction(id);
-    const running = all.filter((instance) => !instance.outcome);
+    const running = all.filter((instance) => !instance.outcome && instance !== spared);
     await Promise.all(running.map((instance) => instance.kill(reason)));
     return running.length;
   }

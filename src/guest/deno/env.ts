@@ -18,6 +18,11 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
+    self: Object.freeze({
+      async remove() {
+        await channel.call("self.remove", {});
+      },
+    }),
   });
 }
 
