@@ -302,12 +302,28 @@ function addTools(program: Command, act: Act): void {
     .description("interactive client: store, exec, open, close, send, recv, exit")
     .action((options) => act(async (cli) => (await import("../client/cli/shell.ts")).shell(cli, options)));
   reach(program.command("browse"))
-    .description("fetch a page with everything in it at a box, as one padded answer")
-    .argument("<url>", "http:// or https://")
-    .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
+    .description("fetch a page with everything in it at a box, as one answer of a common size and duration")
+    .argument("[url]", "http:// or https://")
+    .option("--shape <kind>", "bucket: few sizes, constant rate; none: as it comes (default: bucket)")
+    .option(
+      "--sizes <set>",
+      "light, standard, strong, constant, or sizes such as 512KiB,2MiB (default: standard)",
+    )
+    .option(
+      "--rate <size>",
+      "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
+    )
+    .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--open", "show the page in the browser")
-    .action((url: string, options) =>
+    .option("--explain", "say what the shape hides and costs; without a URL, that alone")
+    .option(
+      "--population <file>",
+      "with --explain or --fit: sizes of pages, one a line, in place of the web's",
+    )
+    .option("--fit <k>", "use the k sizes that fit the population best")
+    .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
   reach(program.command("monitor"))
