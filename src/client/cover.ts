@@ -52,7 +52,11 @@ export class Cover implements AsyncDisposable {
   /** Throws RangeError on a rate out of range, else what `BoxClient.run` throws. */
   static async start(client: BoxClient, options: CoverOptions): Promise<Cover> {
     const settings = coverSettings(options.rate);
-    const outer = await client.run(options.cover, { args: [settings.rate] }, { signal: options.signal });
+    const outer = await client.run(
+      options.cover,
+      { args: [settings.rate] },
+      { signal: options.signal, steadyAcks: true },
+    );
     return new Cover(outer, new CoverTunnel(settings), options.unitMs ?? COVER_UNIT_MS);
   }
 

@@ -15,8 +15,11 @@ import {
 } from "./cover.ts";
 import { CellSchedule, cellIntervalMs, type PaceClock, pace } from "./pace.ts";
 
-/** Cells handed to the connection that it has not taken yet; then the schedule waits. */
-const CELLS_IN_HAND_MAX = 4;
+/**
+ * Cells handed to the connection that it has not taken yet, as time: a machine that is busy for a moment does not move the
+ * schedule, a circuit that is too slow does.
+ */
+const IN_HAND_MS = 500;
 /** Taken frames are credited after this much, or when none waits. */
 const CREDIT_BYTES = 32 * 1024;
 
@@ -108,15 +111,19 @@ export class CoverTunnel {
   async run({ clock, send, signal }: TunnelIo): Promise<void> {
     const { cellBytes, rate } = this.#settings;
     const inHand: Promise<void>[] = [];
+    const intervalMs = cellIntervalMs(cellBytes, rate);
+    const inHandMax = Math.max(1, Math.floor(IN_HAND_MS / intervalMs));
     await pace({
       clock,
-      schedule: new CellSchedule(cellIntervalMs(cellBytes, rate), clock.now()),
+      schedule: new CellSchedule(intervalMs, clock.now()),
       next: () => this.#nextCell(),
       send: (cell) => {
-        const taken = send(cell);
+        const taken = send(cell).then(() => {
+          inHand.splice(inHand.indexOf(taken), 1);
+        });
         taken.catch((error: unknown) => this.fail(error));
         inHand.push(taken);
-        return inHand.length > CELLS_IN_HAND_MAX ? inHand.shift() : undefined;
+        return inHand.length > inHandMax ? inHand[0] : undefined;
       },
       signal,
     });

@@ -46,7 +46,7 @@ test("CellWriter and CellReader: any frames pass, in cells that are all of one s
 });
 
 test("CellWriter: an idle cell is the cell of a busy session but for what is in it", () => {
-  const writer = new CellWriter(480);
+  const writer = new CellWriter(470);
   const idle = writer.next();
   assert.deepEqual([...idle.subarray(0, 6)], [0, 0, 0, 0, 0, 0]);
   assert.ok(idle.subarray(6).every((byte) => byte === 0));
@@ -54,15 +54,15 @@ test("CellWriter: an idle cell is the cell of a busy session but for what is in 
 
 test("CellReader: lost, repeated, cut and malformed cells", () => {
   const cellOf = (...bytes: number[]) => {
-    const cell = new Uint8Array(480);
+    const cell = new Uint8Array(470);
     cell.set([0, 0, 0, 0, 0, bytes.length, ...bytes]);
     return cell;
   };
   const wrong: Record<string, Uint8Array[]> = {
-    "a cell of 479 bytes": [new Uint8Array(479)],
-    "cell 1 in place of 0": [Uint8Array.from({ length: 480 }, (_, at) => (at === 3 ? 1 : 0))],
-    "cell 0 in place of 1": [new Uint8Array(480), new Uint8Array(480)],
-    "says it holds 475": [Uint8Array.from({ length: 480 }, (_, at) => [0, 0, 0, 0, 1, 219][at] ?? 0)],
+    "a cell of 469 bytes": [new Uint8Array(469)],
+    "cell 1 in place of 0": [Uint8Array.from({ length: 470 }, (_, at) => (at === 3 ? 1 : 0))],
+    "cell 0 in place of 1": [new Uint8Array(470), new Uint8Array(470)],
+    "says it holds 475": [Uint8Array.from({ length: 470 }, (_, at) => [0, 0, 0, 0, 1, 219][at] ?? 0)],
     "frame of 0 bytes": [cellOf(0, 0, 0, 0)],
     "frame of 4294967295 bytes": [cellOf(255, 255, 255, 255)],
     "unknown kind": [cellOf(0, 0, 0, 1, 9)],
@@ -73,7 +73,7 @@ test("CellReader: lost, repeated, cut and malformed cells", () => {
     "not one of token and package": [cellOf(0, 0, 0, 3, 0, 123, 125)],
   };
   for (const [found, cells] of Object.entries(wrong)) {
-    const reader = new CellReader(480);
+    const reader = new CellReader(470);
     assert.throws(
       () => {
         for (const cell of cells) reader.push(cell);
@@ -86,8 +86,8 @@ test("CellReader: lost, repeated, cut and malformed cells", () => {
 
 test("CellReader: garbage throws ProtocolError or waits, whatever it is", () => {
   fc.assert(
-    fc.property(fc.array(fc.uint8Array({ minLength: 480, maxLength: 480 }), { maxLength: 4 }), (cells) => {
-      const reader = new CellReader(480);
+    fc.property(fc.array(fc.uint8Array({ minLength: 470, maxLength: 470 }), { maxLength: 4 }), (cells) => {
+      const reader = new CellReader(470);
       try {
         for (const cell of cells) reader.push(cell);
       } catch (error) {
@@ -110,8 +110,8 @@ test("CoverCredit: closes when the window is spent, and takes back no more than 
 test("coverSettings: rates from 4 KiB/s to 4 MiB/s, and cells of which a second has a hundred where it can", () => {
   assert.throws(() => coverSettings(RATE_MIN - 1), RangeError);
   assert.throws(() => coverSettings(RATE_MAX + 1), RangeError);
-  assert.deepEqual(coverSettings(RATE_MIN), { rate: RATE_MIN, cellBytes: 480 });
-  assert.deepEqual(coverSettings(64 * 1024), { rate: 64 * 1024, cellBytes: 480 });
-  assert.deepEqual(coverSettings(256 * 1024), { rate: 256 * 1024, cellBytes: 1974 });
-  assert.deepEqual(coverSettings(RATE_MAX), { rate: RATE_MAX, cellBytes: 7950 });
+  assert.deepEqual(coverSettings(RATE_MIN), { rate: RATE_MIN, cellBytes: 470 });
+  assert.deepEqual(coverSettings(64 * 1024), { rate: 64 * 1024, cellBytes: 470 });
+  assert.deepEqual(coverSettings(256 * 1024), { rate: 256 * 1024, cellBytes: 1964 });
+  assert.deepEqual(coverSettings(RATE_MAX), { rate: RATE_MAX, cellBytes: 7940 });
 });
