@@ -123,6 +123,7 @@ test("CoverTunnel: a receiver that is slow moves the schedule, and makes no burs
   await clock.advance(5000);
   const before = times.length;
   stalled.resolve();
+  await new Promise((resolve) => setImmediate(resolve));
   await clock.advance(100);
   assert.ok(before < 20 + 110, `${before} cells while the receiver took none`);
   assert.ok(times.length > before, "it goes on");
