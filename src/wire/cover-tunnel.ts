@@ -110,7 +110,7 @@ export class CoverTunnel {
   /** Sends cells until the end, or until the tunnel fails. Throws what `send` throws, or the signal's reason. */
   async run({ clock, send, signal }: TunnelIo): Promise<void> {
     const { cellBytes, rate } = this.#settings;
-    const inHand: Promise<void>[] = [];
+    const inHand = new Set<Promise<void>>();
     const intervalMs = cellIntervalMs(cellBytes, rate);
     const inHandMax = Math.max(1, Math.floor(IN_HAND_MS / intervalMs));
     await pace({
@@ -118,12 +118,19 @@ export class CoverTunnel {
       schedule: new CellSchedule(intervalMs, clock.now()),
       next: () => this.#nextCell(),
       send: (cell) => {
-        const taken = send(cell).then(() => {
-          inHand.splice(inHand.indexOf(taken), 1);
-        });
-        taken.catch((error: unknown) => this.fail(error));
-        inHand.push(taken);
-        return inHand.length > inHandMax ? inHand[0] : undefined;
+        const taken: Promise<void> = (async () => {
+          try {
+            await send(cell);
+          } catch (error) {
+            this.fail(error);
+            throw error;
+          } finally {
+            inHand.delete(taken);
+          }
+        })();
+        taken.catch(() => undefined);
+        inHand.add(taken);
+        return inHand.size > inHandMax ? inHand.values().next().value : undefined;
       },
       signal,
     });
