@@ -26,6 +26,8 @@ export function buildProgram(version: string, act: Act): Command {
   addFunctions(program, act);
   addAuthoring(program, act);
   addInstances(program, act);
+  addFiles(program, act);
+  addShards(program, act);
   addTools(program, act);
   return program;
 }
@@ -235,17 +237,95 @@ function addInstances(program: Command, act: Act): void {
     );
 }
 
+function addFiles(program: Command, act: Act): void {
+  reach(program.command("put"))
+    .description("keep files on a box, encrypted here; prints a secret link for each")
+    .argument("[file...]", "files")
+    .option("--gets <n>", "downloads until it removes itself", count(1, 1000), 1)
+    .option("--bytes <size>", "bytes of all downloads until it does; twice the size for each when left out")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .option("--no-encrypt", "put it as it is: the box can read and change it")
+    .option("--as <name>", "save under this name")
+    .option("--continue <name>", "go on with a put that was interrupted")
+    .action((files: string[], options) =>
+      act(async (cli) => (await import("../client/cli/put.ts")).put(cli, files, options)),
+    );
+  reach(program.command("get"))
+    .description("fetch what was put; goes on where an interrupted download was")
+    .argument("<what>", "saved name, @file or - (stdin) with a link, the link itself, or TOKEN@BOX")
+    .option("-o, --output <file>", "write it there")
+    .action((what: string, options) =>
+      act(async (cli) => (await import("../client/cli/get.ts")).get(cli, what, options)),
+    );
+}
+
+function addShards(program: Command, act: Act): void {
+  const shard = program.command("shard").description("a file over many boxes, any k of which give it back");
+  shardReach(shard.command("put"))
+    .description("encrypt a file, cut it into n shards, put each on a box; writes the receipt")
+    .argument("<file>", "file")
+    .requiredOption("-k <shards>", "shards that it takes to get it back", count(1, 255))
+    .requiredOption("-n <shards>", "shards in all", count(1, 255))
+    .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .action((file: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardPut(cli, file, options)),
+    );
+  shardReach(shard.command("get"))
+    .description("fetch a file by its receipt; goes on where an interrupted download was")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("-o, --output <file>", "write it there")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardGet(cli, receipt, options)),
+    );
+  shardReach(shard.command("status"))
+    .description("ask each box for a block and verify it")
+    .argument("<receipt>", "what `shard put` wrote")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+    );
+  shardReach(shard.command("repair"))
+    .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+    );
+}
+
 function addTools(program: Command, act: Act): void {
   reach(program.command("shell"))
     .description("interactive client: store, exec, open, close, send, recv, exit")
     .action((options) => act(async (cli) => (await import("../client/cli/shell.ts")).shell(cli, options)));
   reach(program.command("browse"))
-    .description("fetch a page with everything in it at a box, as one padded answer")
-    .argument("<url>", "http:// or https://")
-    .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
+    .description("fetch a page with everything in it at a box, as one answer of a common size and duration")
+    .argument("[url]", "http:// or https://")
+    .option("--shape <kind>", "bucket: few sizes, constant rate; none: as it comes (default: bucket)")
+    .option(
+      "--sizes <set>",
+      "light, standard, strong, constant, or sizes such as 512KiB,2MiB (default: standard)",
+    )
+    .option(
+      "--rate <size>",
+      "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
+    )
+    .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--open", "show the page in the browser")
-    .action((url: string, options) =>
+    .option("--explain", "say what the shape hides and costs; without a URL, that alone")
+    .option(
+      "--population <file>",
+      "with --explain or --fit: sizes of pages, one a line, in place of the web's",
+    )
+    .option("--fit <k>", "use the k sizes that fit the population best")
+    .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
   reach(program.command("monitor"))
@@ -278,8 +358,12 @@ function privateNetworks(command: Command): Command {
 }
 
 function reach(command: Command): Command {
+  return shardReach(command).option("--box <box>", BOX_HELP);
+}
+
+/** Ways to boxes; which boxes is said otherwise. */
+function shardReach(command: Command): Command {
   return json(command)
-    .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
     .option("--relay <fingerprint>", "the box is at this relay's own address: end the circuit there")
     .option("--tor-control <address>", "your tor's control port, for --relay: host:port or unix:/path")
