@@ -80,6 +80,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
     .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
+    .addOption(new Option("--inspector", "for boxes of `bento fn dev --inspect`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -164,7 +165,7 @@ function addAuthoring(program: Command, act: Act): void {
   const fn = program.command("fn").description("write, try, test and pack functions");
   json(fn.command("init"))
     .description("a folder for a new function that runs, type-checks and has a test")
-    .argument("[dir]", "where; named after the template when left out")
+    .argument("[folder]", "where; named after the template when left out")
     .option("--python", "in Python")
     .option("--template <name>", "what it begins as: --list names them", "hello")
     .option("--list", "name the templates")
@@ -178,6 +179,7 @@ function addAuthoring(program: Command, act: Act): void {
     .option("--call <expression>", CALL_HELP)
     .option("--args-json <array>", ARGS_JSON_HELP)
     .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--inspect [port]", "TypeScript: an inspector for DevTools and editors at 127.0.0.1:9229")
     .option("--net", "on a private Tor network: the one that runs, or one of its own")
     .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
     .option("--socks <address>", "Tor's SOCKS port, host:port")

@@ -60,6 +60,8 @@ export interface BoxDeps {
    * No key of box.toml sets it; where a relay is configured it counts for nothing.
    */
   readonly exitWithoutRelay?: readonly string[] | undefined;
+  /** Further flags of Deno in every sandbox: how an author's own box gives functions an inspector. */
+  readonly denoFlags?: readonly string[] | undefined;
 }
 
 /** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
@@ -226,7 +228,10 @@ export class Box implements AsyncDisposable {
   async #openSandbox(): Promise<GuestStarter> {
     const { config, clock, log } = { config: this.#config, ...this.#deps };
     try {
-      const files = await buildGuests(join(config.dataDir, "guest"));
+      const files = withDenoFlags(
+        await buildGuests(join(config.dataDir, "guest")),
+        this.#deps.denoFlags ?? [],
+      );
       const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
       this.#owned.use(host);
       this.#host = host;
@@ -442,6 +447,12 @@ function legacyManifest(policy: Policy): ManifestInput {
     // The libraries of that release's functions open sockets by themselves.
     syscalls: policy.syscalls.filter((group) => group === "loopback" && policy.net !== null),
   };
+}
+
+function withDenoFlags(files: GuestFiles, flags: readonly string[]): GuestFiles {
+  const { deno } = files.runners;
+  if (!deno || flags.length === 0) return files;
+  return { ...files, runners: { ...files.runners, deno: { ...deno, flags: [...flags, ...deno.flags] } } };
 }
 
 function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {
