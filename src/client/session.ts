@@ -165,6 +165,11 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     }
   }
 
+  /** One piece of a message, at most Limits.fragmentBytesMax: for those who pass messages on. Throws as `send` does. */
+  async sendFragment(bytes: Uint8Array, last: boolean): Promise<void> {
+    await this.#write(await this.#currentLink(), { kind: "input", bytes, last });
+  }
+
   /** No more messages: the function's iteration over its input ends. */
   async endInput(): Promise<void> {
     await this.#write(await this.#currentLink(), { kind: "input-end" });
