@@ -266,7 +266,7 @@ except EOFError:
         deno: "await session.send(Object.keys(env).sort().join());",
         python: "api.send(','.join(sorted(name for name in dir(api) if name[0] != '_')))",
       });
-      const expected = image === "deno" ? "log" : "HostError,log,poll,recv,send";
+      const expected = image === "deno" ? "log,self" : "HostError,log,poll,recv,remove_function,send";
       assert.deepEqual(await guest.all(), [expected]);
     });
 
