@@ -113,7 +113,7 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay } = this.#config;
+    const { name, contact, region, relay } = this.#config;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
@@ -121,6 +121,8 @@ export class Box implements AsyncDisposable {
       relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
       contact,
       onion: this.#addresses.onion,
+      region,
+      family: [...(this.#relay?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
