@@ -163,7 +163,7 @@ function addAuthoring(program: Command, act: Act): void {
   const fn = program.command("fn").description("write, try, test and pack functions");
   json(fn.command("init"))
     .description("a folder for a new function that runs, type-checks and has a test")
-    .argument("[dir]", "where; named after the template when left out")
+    .argument("[folder]", "where; named after the template when left out")
     .option("--python", "in Python")
     .option("--template <name>", "what it begins as: --list names them", "hello")
     .option("--list", "name the templates")

@@ -10,6 +10,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { TestBox } from "../../src/client/test-box.ts";
+import { PATHS } from "../../src/wire/api.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const BENTO = path.join(ROOT, "bento");
@@ -316,9 +318,42 @@ test("bento fn dev: what it started ends with it, however it ends; wrong uses", 
   for (const args of [
     ["fn", "dev", "nothing-like-it"],
     ["fn", "dev", "hello", "--net", "--box", "x:1"],
+    ["fn", "dev", "hello", "--net", "--private", "127.0.0.0/8"],
+    ["fn", "dev", "hello", "--inspect", "0"],
     ["fn", "dev"],
   ])
     assert.equal((await user.bento(args)).code, 2, args.join(" "));
+});
+
+test("bento fn dev --direct ADDRESS, --box BOX --direct: on another box, where each version is shut down", async (t) => {
+  const user = await author(t);
+  await using box = await TestBox.start({
+    script: async (call) => {
+      call.output(Buffer.from("attached\n"));
+      for await (const message of call.input) call.output(message);
+      return { kind: "returned" };
+    },
+  });
+  await user.write("f.py", "x = 1\n");
+  for (const where of [
+    ["--direct", box.address],
+    ["--box", box.address, "--direct"],
+  ]) {
+    const ended = () => box.requests.filter((request) => request === `POST ${PATHS.shutdown}`).length;
+    const before = ended();
+    const child = user.start(["fn", "dev", "./f.py", ...where]);
+    const dev = new Dev(child);
+    await dev.says(/attached/);
+    assert.equal(ended(), before, "a control: it is not shut down while it runs");
+    await user.write("f.py", `x = ${before + 2}\n`);
+    await dev.says(/attached/);
+    assert.equal(ended(), before + 1);
+    const closed = new Promise((resolve) => child.once("close", resolve));
+    child.kill("SIGINT");
+    assert.equal(await closed, 0);
+    assert.equal(ended(), before + 2);
+  }
+  assert.deepEqual(await user.leftovers(), []);
 });
 
 async function freePort(): Promise<number> {
