@@ -118,6 +118,8 @@ function addFunctions(program: Command, act: Act): void {
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
     .option("--logs", "show on stderr what the function logs")
+    .option("--cover <rate>", "inside cells at this constant rate both ways, e.g. 64KiB/s")
+    .option("--cover-unit <duration>", "the cover lasts a multiple of this", "30s")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -328,6 +330,11 @@ function addTools(program: Command, act: Act): void {
     .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("cover"))
+    .description("cells at a constant rate to a box and back, with nothing in them")
+    .option("--rate <rate>", "bytes per second each way", "64KiB/s")
+    .option("--for <duration>", "how long", "5m")
+    .action((options) => act(async (cli) => (await import("../client/cli/cover.ts")).cover(cli, options)));
   reach(program.command("monitor"))
     .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
     .argument("[box]", BOX_HELP)
