@@ -155,7 +155,7 @@ port = ${ONION_PORT}
 [exit_port]
 listen = "${exit}"
 [policy]
-box = ["load", "memory", "instances", "limits"]
+box = ["load", "memory", "disk", "network", "instances", "limits"]
 [policy.bento]
 boxes = ["self", "*"]
 [policy.tor]
@@ -179,6 +179,7 @@ ${options.boxToml ?? ""}`;
     direct: listen,
     exit,
     socks: formatSocks(testnet.socks()),
+    control: formatSocks(await testnet.controlAddress("c0")),
     fingerprint: relay.fingerprint,
     info,
   };

@@ -232,18 +232,34 @@ function bentoGrant(
   const open = new Set(offered.boxes);
   const closed = wanted.boxes.filter((box) => !open.has(box) && (box === SELF || !open.has(ANY_BOX)));
   if (closed.length > 0) refuse("bento.boxes", closed.join(", "), offered.boxes.join(", ") || "none");
-  const { functions } = wanted;
-  const fallback = functions * DEFAULT_BENTO.invocationsPerFunction;
-  const { sessions, bytes } = DEFAULT_BENTO;
+  const most = bentoNeeds(wanted);
   return {
     bento: {
       boxes: wanted.boxes,
-      functions: within("bento.functions", functions, offered.functions, functions, asCount),
-      invocations: within("bento.invocations", wanted.invocations, offered.invocations, fallback, asCount),
-      sessions: within("bento.sessions", wanted.sessions, offered.sessions, sessions, asCount),
-      depth: within("bento.depth", wanted.depth, offered.depth, 1, asCount),
-      bytes: within("bento.bytes", wanted.bytes, offered.bytes, bytes, formatBytes),
+      functions: within("bento.functions", wanted.functions, offered.functions, most.functions, asCount),
+      invocations: within(
+        "bento.invocations",
+        wanted.invocations,
+        offered.invocations,
+        most.invocations,
+        asCount,
+      ),
+      sessions: within("bento.sessions", wanted.sessions, offered.sessions, most.sessions, asCount),
+      depth: within("bento.depth", wanted.depth, offered.depth, most.depth, asCount),
+      bytes: within("bento.bytes", wanted.bytes, offered.bytes, most.bytes, formatBytes),
     },
+  };
+}
+
+/** What `bento` of a manifest comes to where the policy sets no lower limit: the most that it can be granted. */
+export function bentoNeeds(wanted: NonNullable<Manifest["bento"]>): BentoGrant {
+  return {
+    boxes: wanted.boxes,
+    functions: wanted.functions,
+    invocations: wanted.invocations ?? wanted.functions * DEFAULT_BENTO.invocationsPerFunction,
+    sessions: wanted.sessions ?? DEFAULT_BENTO.sessions,
+    depth: wanted.depth,
+    bytes: wanted.bytes ?? DEFAULT_BENTO.bytes,
   };
 }
 

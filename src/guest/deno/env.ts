@@ -4,6 +4,7 @@ import type { Grant } from "../../wire/grant.ts";
 import { GUEST_FRAME } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
+import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { bridgeSockets } from "./socks.ts";
 
@@ -17,6 +18,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(net ? { net } : {}),
     ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({
       async remove() {
