@@ -223,6 +223,7 @@ function addShards(program: Command, act: Act): void {
     .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
     .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
     .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--through <box>", "send the file once, to this box, whose function hands the shards on")
     .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
     .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
     .action((file: string, options) =>

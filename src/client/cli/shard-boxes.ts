@@ -62,6 +62,12 @@ export class ShardBoxes implements AsyncDisposable {
     return known.client;
   }
 
+  /** The box that takes a file once and hands its shards on. */
+  async through(name: string): Promise<{ readonly client: BoxClient; readonly box: string }> {
+    const { client, address } = await this.#reachOne(name);
+    return { client, box: address };
+  }
+
   /** A box for each shard. */
   targets(indices: readonly number[]): Target[] {
     return indices.map((index, at) => this.#target(index, at));

@@ -14,6 +14,7 @@ import { tokenName } from "../dropbox/put.ts";
 import { loadPackage } from "../package-loader.ts";
 import { ShardKeys } from "../shard/keys.ts";
 import { placeShards, type Target } from "../shard/place.ts";
+import { placeShardsThrough } from "../shard/place-through.ts";
 import { type PlacedShard, type Receipt, readReceipt, secretOf, writeReceipt } from "../shard/receipt.ts";
 import { checkShards, layoutOf, repairShards, type ShardState } from "../shard/repair.ts";
 import { Retrieval } from "../shard/retrieve.ts";
@@ -39,6 +40,8 @@ export interface ShardPutOptions extends ShardReachOptions {
   readonly output: string;
   readonly expires?: string | undefined;
   readonly pad: string;
+  /** A box whose `shard` function takes the file once and hands the shards on. */
+  readonly through?: string | undefined;
 }
 
 /** Times the file is read again for shards that could not be placed. */
@@ -81,14 +84,25 @@ export async function shardPut(cli: Cli, given: string, options: ShardPutOptions
   for (let pass = 1; targets.length > 0 && pass <= PASSES_MAX; pass++) {
     const label = pass === 1 ? `Putting ${n} shards` : `Putting ${targets.length} shards again`;
     using progress = new Progress(cli.io, label, { total: layout.size });
-    const result = await placeShards(stripesOf(content.read(0), layout), layout, keys, targets, {
+    const stripes = stripesOf(content.read(0), layout);
+    const how = {
       signal: cli.signal,
       package: pack,
       lifetimeMs,
       onPlaced: save,
-      onProgress: (bytes) => progress.update(bytes),
-      onFailed: ({ index, box }, reason) => tellFailed(cli, index, box, reason),
-    });
+      onProgress: (bytes: number) => progress.update(bytes),
+      onFailed: ({ index, box }: Target, reason: string) => tellFailed(cli, index, box, reason),
+    };
+    // What a box could not hand on is put from here.
+    const through =
+      pass === 1 && options.through !== undefined ? await boxes.through(options.through) : undefined;
+    const result = through
+      ? await placeShardsThrough(stripes, layout, keys, targets, {
+          ...how,
+          ...through,
+          shardPackage: (await loadPackage("shard")).package,
+        })
+      : await placeShards(stripes, layout, keys, targets, how);
     failed = result.failed;
     targets = boxes.otherTargets(failed.map(({ target }) => target));
   }
