@@ -8,7 +8,9 @@ import type { Cli } from "../client/cli/cli.ts";
 export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
 
 const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
-const FN_HELP = "folder, file, or name of a bundled function";
+const FN_HELP = "folder, file, package file, or name of a bundled function";
+const CALL_HELP = "Python: call this, e.g. 'hello()'";
+const ARGS_JSON_HELP = `arguments as JSON, e.g. '["a", 1]'`;
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -22,6 +24,7 @@ export function buildProgram(version: string, act: Act): Command {
   addLocal(program, act);
   addNetwork(program, act);
   addFunctions(program, act);
+  addAuthoring(program, act);
   addInstances(program, act);
   addFiles(program, act);
   addShards(program, act);
@@ -76,6 +79,7 @@ function addNetwork(program: Command, act: Act): void {
     .requiredOption("--config <file>", "box.toml")
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
+    .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -151,6 +155,47 @@ function addFunctions(program: Command, act: Act): void {
     .argument("[token]", "saved name, @file, - (stdin), or the shutdown token itself")
     .action((token: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).list(cli, token, options)),
+    );
+}
+
+function addAuthoring(program: Command, act: Act): void {
+  const fn = program.command("fn").description("write, try, test and pack functions");
+  json(fn.command("init"))
+    .description("a folder for a new function that runs, type-checks and has a test")
+    .argument("[dir]", "where; named after the template when left out")
+    .option("--python", "in Python")
+    .option("--template <name>", "what it begins as: --list names them", "hello")
+    .option("--list", "name the templates")
+    .action((dir: string | undefined, options) =>
+      act(async (cli) => (await import("./commands/fn-init.ts")).fnInit(cli, dir, options)),
+    );
+  privateNetworks(json(fn.command("dev")))
+    .description("run a function again each time it is saved; lines typed are its messages")
+    .argument("<fn>", FN_HELP)
+    .argument("[arg...]", "arguments, as strings")
+    .option("--call <expression>", CALL_HELP)
+    .option("--args-json <array>", ARGS_JSON_HELP)
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--net", "on a private Tor network: the one that runs, or one of its own")
+    .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
+    .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--direct [address]", "there, or at --box, without Tor; a box of its own when all are left out")
+    .action((name: string, args: string[], options) =>
+      act(async (cli) => (await import("./commands/fn-dev.ts")).fnDev(cli, name, args, options)),
+    );
+  privateNetworks(json(fn.command("test")))
+    .description("a function's own tests, in a real box on this machine; needs no Tor")
+    .argument("[fn]", FN_HELP, ".")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-test.ts")).fnTest(cli, name, options)),
+    );
+  json(fn.command("pack"))
+    .description("one file that every command takes in place of the function; the same bytes everywhere")
+    .argument("<fn>", FN_HELP)
+    .option("-o, --output <file>", "write it there; NAME.bento.json when left out")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-pack.ts")).fnPack(cli, name, options)),
     );
 }
 
@@ -258,12 +303,28 @@ function addTools(program: Command, act: Act): void {
     .description("interactive client: store, exec, open, close, send, recv, exit")
     .action((options) => act(async (cli) => (await import("../client/cli/shell.ts")).shell(cli, options)));
   reach(program.command("browse"))
-    .description("fetch a page with everything in it at a box, as one padded answer")
-    .argument("<url>", "http:// or https://")
-    .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
+    .description("fetch a page with everything in it at a box, as one answer of a common size and duration")
+    .argument("[url]", "http:// or https://")
+    .option("--shape <kind>", "bucket: few sizes, constant rate; none: as it comes (default: bucket)")
+    .option(
+      "--sizes <set>",
+      "light, standard, strong, constant, or sizes such as 512KiB,2MiB (default: standard)",
+    )
+    .option(
+      "--rate <size>",
+      "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
+    )
+    .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--open", "show the page in the browser")
-    .action((url: string, options) =>
+    .option("--explain", "say what the shape hides and costs; without a URL, that alone")
+    .option(
+      "--population <file>",
+      "with --explain or --fit: sizes of pages, one a line, in place of the web's",
+    )
+    .option("--fit <k>", "use the k sizes that fit the population best")
+    .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
   reach(program.command("monitor"))
@@ -287,6 +348,14 @@ function json(command: Command): Command {
   return command.option("--json", "machine-readable: one JSON value a line");
 }
 
+function privateNetworks(command: Command): Command {
+  return command.addOption(
+    new Option("--private <cidr>", "a private network that the function may reach; may be repeated")
+      .argParser((network: string, before: readonly string[]) => [...before, network])
+      .default([], "none"),
+  );
+}
+
 function reach(command: Command): Command {
   return shardReach(command).option("--box <box>", BOX_HELP);
 }
@@ -307,9 +376,7 @@ function shardReach(command: Command): Command {
 }
 
 function call(command: Command): Command {
-  return command
-    .option("--call <expression>", "Python: call this, e.g. 'hello()'")
-    .option("--args-json <array>", `arguments as JSON, e.g. '["a", 1]'`);
+  return command.option("--call <expression>", CALL_HELP).option("--args-json <array>", ARGS_JSON_HELP);
 }
 
 /** A whole number of an option. */

@@ -55,6 +55,11 @@ export interface BoxDeps {
   readonly remote?: (routes: RemoteRoutes) => RemoteBoxes;
   /** Name and version as `/v1/info` gives them. */
   readonly software?: string;
+  /**
+   * Exit policy of a box that has no relay, one rule a line: for an author's own machine, where functions are tried.
+   * No key of box.toml sets it; where a relay is configured it counts for nothing.
+   */
+  readonly exitWithoutRelay?: readonly string[] | undefined;
 }
 
 /** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
@@ -309,6 +314,11 @@ export class Box implements AsyncDisposable {
 
   async #followRelay(): Promise<void> {
     const { control } = this.#config.relay;
+    const { exitWithoutRelay: exit } = this.#deps;
+    if (!control && exit) {
+      this.#relay = { exit, fingerprint: null, addresses: [], ports: [] };
+      return;
+    }
     if (!control) {
       this.#deps.log.warn("no companion relay is configured: functions have no network");
       return;
