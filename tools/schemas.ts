@@ -5,8 +5,8 @@
 import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import { receiptSchema } from "../src/client/shard/receipt.ts";
 import { boxSchema } from "../src/box/config-schema.ts";
+import { receiptSchema } from "../src/client/shard/receipt.ts";
 import { manifestSchema } from "../src/wire/manifest.ts";
 import { policySchema } from "../src/wire/policy.ts";
 
