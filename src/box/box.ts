@@ -118,7 +118,7 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay, onion } = this.#config;
+    const { name, contact, region, relay, onion } = this.#config;
     const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
@@ -128,6 +128,8 @@ export class Box implements AsyncDisposable {
       relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
+      region,
+      family: onion.kind === "hidden" ? [] : [...(this.#relay?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
@@ -316,7 +318,7 @@ export class Box implements AsyncDisposable {
     const { control } = this.#config.relay;
     const { exitWithoutRelay: exit } = this.#deps;
     if (!control && exit) {
-      this.#relay = { exit, fingerprint: null, addresses: [], ports: [] };
+      this.#relay = { exit, fingerprint: null, addresses: [], family: [], ports: [] };
       return;
     }
     if (!control) {
