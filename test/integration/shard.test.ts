@@ -362,13 +362,17 @@ test("bento shard put, status, get, repair: through the loss of boxes", async ()
   assert.equal(repair.code, 0, repair.err);
   const receipt: Receipt = await readReceipt(join(dir, "r.json"));
   assert.deepEqual(
-    receipt.shards.map(({ index, generation, box }) => [index, generation, box]),
+    receipt.shards.map(({ index, generation }) => [index, generation]),
     [
-      [0, 2, address(boxes[4])],
-      [1, 1, address(boxes[1])],
-      [2, 2, address(boxes[5])],
-      [3, 1, address(boxes[3])],
+      [0, 2],
+      [1, 1],
+      [2, 2],
+      [3, 1],
     ],
+  );
+  assert.deepEqual(
+    new Set(receipt.shards.map(({ box }) => box)),
+    new Set([1, 3, 4, 5].map((number) => address(boxes[number]))),
   );
   // The two that were never repaired end; those that were carry the file.
   const renewed = await bento("shard", "repair", "r.json", "--renew", "30d", ...at(1, 3, 4, 5));
@@ -386,5 +390,5 @@ test("bento shard put, status, get, repair: through the loss of boxes", async ()
   await boxes[4]?.end("SIGKILL");
   const lost = await bento("shard", "get", "r.json", "--direct", "-o", "none");
   assert.equal(lost.code, 9);
-  assert.match(lost.err, /shard 0 on \S+ is out \(dead\)/);
+  assert.match(lost.err, /shard [02] on \S+ is out \(dead\)/);
 });
