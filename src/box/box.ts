@@ -16,7 +16,7 @@ import type { ManifestInput } from "../wire/manifest.ts";
 import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
-import { boxFacts } from "./box-facts.ts";
+import { BoxMeter } from "./box-meter.ts";
 import { ClientTor } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
@@ -55,6 +55,13 @@ export interface BoxDeps {
   readonly remote?: (routes: RemoteRoutes) => RemoteBoxes;
   /** Name and version as `/v1/info` gives them. */
   readonly software?: string;
+  /**
+   * Exit policy of a box that has no relay, one rule a line: for an author's own machine, where functions are tried.
+   * No key of box.toml sets it; where a relay is configured it counts for nothing.
+   */
+  readonly exitWithoutRelay?: readonly string[] | undefined;
+  /** Further flags of Deno in every sandbox: how an author's own box gives functions an inspector. */
+  readonly denoFlags?: readonly string[] | undefined;
 }
 
 /** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
@@ -113,16 +120,18 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, region, relay } = this.#config;
+    const { name, contact, region, relay, onion } = this.#config;
+    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      // Whoever knows the relay, or whose family it is in, knows where the box is.
+      relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
       region,
-      family: [...(this.#relay?.family ?? [])],
+      family: onion.kind === "hidden" ? [] : [...(this.#relay?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
@@ -179,6 +188,7 @@ export class Box implements AsyncDisposable {
         bytesMax: policy.total.instances * policy.function.backlogBytes,
       }),
     );
+    const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
     this.#clientTor = this.#startClientTor();
     this.#bento = this.#openBento();
@@ -190,7 +200,7 @@ export class Box implements AsyncDisposable {
         spool,
         reserve: (request) => this.#admission.reserveInstance(request.functionId, request.grant.limits),
         services: async (request, instance) => ({
-          ...this.#services(request, vault),
+          ...this.#services(request, vault, meter),
           removeSelf: async () => {
             await operations.remove(request.functionId, instance);
           },
@@ -220,7 +230,10 @@ export class Box implements AsyncDisposable {
   async #openSandbox(): Promise<GuestStarter> {
     const { config, clock, log } = { config: this.#config, ...this.#deps };
     try {
-      const files = await buildGuests(join(config.dataDir, "guest"));
+      const files = withDenoFlags(
+        await buildGuests(join(config.dataDir, "guest")),
+        this.#deps.denoFlags ?? [],
+      );
       const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
       this.#owned.use(host);
       this.#host = host;
@@ -238,13 +251,27 @@ export class Box implements AsyncDisposable {
     }
   }
 
-  #services(request: InstanceRequest, vault: StorageVault): Omit<HostServices, "removeSelf"> {
+  #meter(vault: StorageVault): BoxMeter {
+    return new BoxMeter({
+      dataDir: this.#config.dataDir,
+      clock: this.#deps.clock,
+      state: () => ({
+        instances: this.#admission.used.instances,
+        promisedMemoryBytes: this.#admission.used.memoryBytes,
+        storageBytes: vault.bytesUsed,
+        network: { connections: this.#broker.connections, ...this.#broker.traffic },
+        policy: this.#admission.policy,
+      }),
+    });
+  }
+
+  #services(
+    request: InstanceRequest,
+    vault: StorageVault,
+    meter: BoxMeter,
+  ): Omit<HostServices, "removeSelf"> {
     const { grant, functionId } = request;
-    const facts = boxFacts(grant, () => ({
-      instances: this.#admission.used.instances,
-      promisedMemoryBytes: this.#admission.used.memoryBytes,
-      policy: this.#admission.policy,
-    }));
+    const facts = meter.forGrant(grant);
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
@@ -294,6 +321,11 @@ export class Box implements AsyncDisposable {
 
   async #followRelay(): Promise<void> {
     const { control } = this.#config.relay;
+    const { exitWithoutRelay: exit } = this.#deps;
+    if (!control && exit) {
+      this.#relay = { exit, fingerprint: null, family: [], addresses: [], ports: [] };
+      return;
+    }
     if (!control) {
       this.#deps.log.warn("no companion relay is configured: functions have no network");
       return;
@@ -409,7 +441,7 @@ function isOneOf(own: BoxAddresses, relay: RelayFacts | undefined, { host, port 
 }
 
 /** What functions stored by clients of the 2021 release get: its API had the network and nothing else. */
-export function legacyManifest(policy: Policy): ManifestInput {
+function legacyManifest(policy: Policy): ManifestInput {
   return {
     name: "unnamed",
     image: "python",
@@ -417,6 +449,12 @@ export function legacyManifest(policy: Policy): ManifestInput {
     // The libraries of that release's functions open sockets by themselves.
     syscalls: policy.syscalls.filter((group) => group === "loopback" && policy.net !== null),
   };
+}
+
+function withDenoFlags(files: GuestFiles, flags: readonly string[]): GuestFiles {
+  const { deno } = files.runners;
+  if (!deno || flags.length === 0) return files;
+  return { ...files, runners: { ...files.runners, deno: { ...deno, flags: [...flags, ...deno.flags] } } };
 }
 
 function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {

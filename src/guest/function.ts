@@ -123,14 +123,19 @@ export interface Connection {
 
 /**
  * Values by key. Keys are 1 to 512 bytes of UTF-8. A value is stored whole or not at all, and can be read until
- * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key" or
- * "disk-full".
+ * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key",
+ * "storage-exists" or "disk-full".
  */
 export interface Storage {
-  /** Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. */
+  /**
+   * Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. With
+   * `create` only where nothing was there: of several instances that create one key, exactly one succeeds, the
+   * others get "storage-exists".
+   */
   put(
     key: string,
     value: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options?: { readonly create?: boolean },
   ): Promise<{ readonly bytes: number }>;
   /** The value from byte `offset` on; undefined when there is no such key. */
   get(key: string, options?: { readonly offset?: number }): Promise<StoredValue | undefined>;

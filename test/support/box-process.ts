@@ -21,7 +21,7 @@ ${toml.includes("[policy.total]") ? "" : "[policy.total]\ninstances = 16"}
 mode = "none"
 ${toml}
 `);
-const log = createLog((line) => process.stderr.write(line), "warn");
+const log = createLog((line) => process.stderr.write(line), "debug");
 const box = await Box.start(
   { ...config, listen: [anyPort], legacy2021: anyPort },
   { clock: systemClock, log, remote: remoteBoxes },

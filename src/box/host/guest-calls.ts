@@ -3,6 +3,7 @@
 
 import { z } from "zod";
 import { BentoError } from "../../base/errors.ts";
+import { LOG_LEVELS } from "../../wire/api.ts";
 import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
 import { bentoCallSchemas } from "./bento-call-schemas.ts";
@@ -23,7 +24,10 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     method: z.literal("net.connect"),
     params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port: z.int().min(1).max(65535) }),
   }),
-  z.strictObject({ method: z.literal("storage.put"), params: z.strictObject({ key }) }),
+  z.strictObject({
+    method: z.literal("storage.put"),
+    params: z.strictObject({ key, create: z.boolean().default(false) }),
+  }),
   z.strictObject({
     method: z.literal("storage.get"),
     params: z.strictObject({ key, offset: z.int().nonnegative().default(0) }),
@@ -44,7 +48,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
 export const guestLogSchema = z.strictObject({
-  level: z.enum(["debug", "info", "warn", "error"]),
+  level: z.enum(LOG_LEVELS),
   // A frame bounds it; the link cuts it to Limits.logTextBytesMax.
   text: z.string(),
 });
@@ -78,6 +82,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-exists",
   "storage-erased",
   "disk-full",
   "not-granted",

@@ -44,7 +44,7 @@ export async function carryOut(
     case "net.connect":
       return connect(call.params, open, granted(services.net, "net"), answer);
     case "storage.put":
-      return put(call.params.key, open, granted(services.storage, "storage"), answer);
+      return put(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.get":
       return get(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.delete":
@@ -124,10 +124,15 @@ async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Pr
   await done;
 }
 
-async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {
+async function put(
+  { key, create }: { key: string; create: boolean },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
   const input = new CallInput(open);
   try {
-    answer.reply(await storage.put(key, input, { signal: open.signal }));
+    answer.reply(await storage.put(key, input, { signal: open.signal, create }));
   } finally {
     input.close();
   }

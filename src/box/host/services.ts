@@ -33,13 +33,13 @@ export interface InstanceNet extends AsyncDisposable {
   connect(target: { host: string; port: number }, options: { signal: AbortSignal }): Promise<Duplex>;
 }
 
-/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "disk-full". */
+/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "storage-exists", "disk-full". */
 export interface FunctionStorage {
-  /** Stores the whole value or nothing. Resolves when it can be read back. */
+  /** Stores the whole value or nothing. Resolves when it can be read back. With `create` only a key that is new. */
   put(
     key: string,
     value: AsyncIterable<Uint8Array>,
-    options: { signal: AbortSignal },
+    options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }>;
   /** undefined when there is no such key. The value stays readable while it is replaced or deleted. */
   get(
