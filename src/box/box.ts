@@ -121,17 +121,18 @@ export class Box implements AsyncDisposable {
 
   get info(): Info {
     const { name, contact, region, relay, onion } = this.#config;
-    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
+    // Whoever knows the relay, or its family, knows where the box is.
+    const known = onion.kind === "hidden" ? undefined : this.#relay;
+    const fingerprint = relay.fingerprint ?? known?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      // Whoever knows the relay, or whose family it is in, knows where the box is.
       relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
-      region,
-      family: onion.kind === "hidden" ? [] : [...(this.#relay?.family ?? [])],
+      region: onion.kind === "hidden" ? null : region,
+      family: [...(known?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
