@@ -60,7 +60,7 @@ async function guest(services: HostServices) {
     say,
     call: (id: number, method: string, params: object) => say(F.call, id, { method, params }),
     /** The first frame of one of these types on `id`. */
-    async next(id: number, ...types: number[]): Promise<GuestFrame> {
+    next: async (id: number, ...types: number[]): Promise<GuestFrame> => {
       for (;;) {
         const found = received.find((frame) => frame.id === id && types.includes(frame.type));
         if (found) return found;
