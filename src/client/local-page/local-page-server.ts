@@ -17,6 +17,7 @@ import { pipeline } from "node:stream/promises";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { messageOf } from "../../base/errors.ts";
 import { localPage, type VisitNews, visitText } from "../../web/local-page.ts";
+import type { PageLinks } from "../digest/links.ts";
 import { warcOf } from "../digest/warc.ts";
 import { RequestSealer, SEALED_LENGTH_MAX } from "./sealed-request.ts";
 import { type Visit, type Visitor, Visits } from "./visits.ts";
@@ -31,6 +32,15 @@ const COOKIE = "bento";
 
 /** Where the links and forms of a page at `referrer` lead. */
 export type LinkTo = (url: string, method: "GET" | "POST", referrer: string) => string;
+
+/** For the pages of one visit: their links and forms come back to this server. */
+export function linksOf(linkTo: LinkTo, referrer: string): PageLinks {
+  return {
+    linkTo: (url) => linkTo(url, "GET", referrer),
+    formAction: ({ url, method }) => linkTo(url, method === "post" ? "POST" : "GET", referrer),
+    formSource: new URL(linkTo(referrer, "GET", referrer)).origin,
+  };
+}
 
 export interface LocalPageOptions {
   /** Fetches pages; what it writes into their links is what `linkTo` gives. */
