@@ -23,6 +23,8 @@ export interface VisitNews {
   /** 0 to 1, or null while nobody knows. */
   readonly content: number | null;
   readonly padding: number | null;
+  /** Where the page came from after redirects, once that is known. */
+  readonly address: string | null;
   /** Counts up whenever the frame has something new to show. */
   readonly version: number;
 }
@@ -58,12 +60,14 @@ if (visit) {
   news.onmessage = ({ data }) => {
     const now = JSON.parse(data);
     $("text").textContent = now.text;
+    const bar = document.querySelector("[name=url]");
+    if (now.address && document.activeElement !== bar) { bar.value = now.address; document.title = now.address; }
     for (const name of ["content", "padding"]) {
-      const bar = $(name);
-      bar.setAttribute("aria-valuenow", String(Math.round(100 * (now[name] ?? 0))));
-      bar.firstElementChild.style.width = 100 * (now[name] ?? 0) + "%";
+      const progress = $(name);
+      progress.setAttribute("aria-valuenow", String(Math.round(100 * (now[name] ?? 0))));
+      progress.firstElementChild.style.width = 100 * (now[name] ?? 0) + "%";
     }
-    if (now.version > version) { version = now.version; frame.src = source + "?" + version; }
+    if (now.version > version) { version = now.version; frame.contentWindow.location.replace(source + "?" + version); }
     const isOver = now.state === "done" || now.state === "failed";
     $("stop").hidden = isOver || now.state === "shown";
     for (const link of document.querySelectorAll("a.save")) link.hidden = now.state !== "done";

@@ -191,6 +191,7 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
   if (place.links?.isPlaced(href)) {
     setAttribute(element, "href", href);
     setAttribute(element, "rel", "noreferrer noopener");
+    setAttribute(element, "target", "_top");
     return;
   }
   const url = URL.parse(href.trim(), place.base);
@@ -201,6 +202,8 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
     const isFragment = isHere && (hash !== "" || /^\s*#/.test(href));
     const link = () => place.links?.place({ kind: "link", url: url.href }) ?? url.href;
     setAttribute(element, "href", isFragment ? hash || "#" : link());
+    // The page is served in a frame: its links lead the whole window on.
+    if (place.links && !isFragment) setAttribute(element, "target", "_top");
   } else if (["mailto:", "tel:"].includes(url.protocol)) setAttribute(element, "href", url.href);
   // A link that ran a script looks like one still and leads nowhere.
   else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
@@ -223,6 +226,7 @@ function restoreForm(element: Element, old: ReadonlyMap<string, string>, place: 
     return;
   }
   setAttribute(element, "action", action);
+  setAttribute(element, "target", "_top");
   if (isPost) setAttribute(element, "method", "post");
   const enctype = old.get("enctype")?.trim().toLowerCase();
   if (enctype === "multipart/form-data" || enctype === "text/plain")

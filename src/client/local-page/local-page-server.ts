@@ -312,6 +312,7 @@ function newsOf(visit: Visit, version: number): VisitNews {
     state: state.kind,
     content: state.kind === "failed" ? null : content,
     padding,
+    address: state.kind === "done" ? (state.page.url ?? null) : null,
     version,
     text: visitText({
       state: state.kind,
