@@ -202,13 +202,13 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
     const isFragment = isHere && (hash !== "" || /^\s*#/.test(href));
     const link = () => place.links?.place({ kind: "link", url: url.href }) ?? url.href;
     setAttribute(element, "href", isFragment ? hash || "#" : link());
-    // The page is served in a frame: its links lead the whole window on.
-    if (place.links && !isFragment) setAttribute(element, "target", "_top");
   } else if (["mailto:", "tel:"].includes(url.protocol)) setAttribute(element, "href", url.href);
   // A link that ran a script looks like one still and leads nowhere.
   else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
   else return;
   setAttribute(element, "rel", "noreferrer noopener");
+  // The page is served in a frame: its links lead the whole window on.
+  if (place.links?.isPlaced(getAttribute(element, "href") ?? "")) setAttribute(element, "target", "_top");
 }
 
 /** Forms of a page that is served send where the server says; in a file they have no action, and the policy stops them. */
