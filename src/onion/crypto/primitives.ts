@@ -216,16 +216,16 @@ export interface RsaPublicKey {
 /** @param pkcs1 the DER of RSAPublicKey. Throws ProtocolError `onion-crypto`. */
 export function importRsa(pkcs1: Uint8Array): RsaPublicKey {
   try {
-    return rsaOf(createPublicKey({ key: Buffer.from(pkcs1), format: "der", type: "pkcs1" }));
+    const key = createPublicKey({ key: Buffer.from(pkcs1), format: "der", type: "pkcs1" });
+    // The digest that names the key is of these very bytes: another encoding of it has another name.
+    return rsaOf(key, pkcs1);
   } catch (cause) {
     throw new ProtocolError("onion-crypto", "Cannot read RSA key: it is no RSAPublicKey", { cause });
   }
 }
 
-function rsaOf(key: KeyObject): RsaPublicKey {
-  const der = key.export({ type: "pkcs1", format: "der" });
-  const bits = key.asymmetricKeyDetails?.modulusLength ?? 0;
-  return { der: Uint8Array.from(der), bits, key };
+function rsaOf(key: KeyObject, der: Uint8Array): RsaPublicKey {
+  return { der: Uint8Array.from(der), bits: key.asymmetricKeyDetails?.modulusLength ?? 0, key };
 }
 
 /**
@@ -257,7 +257,7 @@ export function readSelfSignedRsa(der: Uint8Array): SelfSignedRsa {
     const certificate = new X509Certificate(der);
     isSigned = certificate.verify(certificate.publicKey);
     read = {
-      key: rsaOf(certificate.publicKey),
+      key: rsaOf(certificate.publicKey, certificate.publicKey.export({ type: "pkcs1", format: "der" })),
       validFromMs: Date.parse(certificate.validFrom),
       validToMs: Date.parse(certificate.validTo),
     };
