@@ -1,6 +1,8 @@
 // What a peer may make us hold, and for how long. Each limit has its unit in its name and its reason beside it.
 // Numbers that Tor's specification fixes are not here but beside their use.
 
+/** Links of one builder. A service has a few guards; a relay's neighbours would be thousands. */
+export const LINKS_MAX = 256;
 /** Circuits on one link. C tor clients have tens; an introduction plane hundreds. */
 export const CIRCUITS_PER_LINK_MAX = 4096;
 /** Bytes written to a link and not yet taken by the socket; beyond it the relay has stopped reading. Data cells wait at a quarter. */
@@ -18,8 +20,6 @@ export const HOPS_MAX = 9;
 export const STREAMS_PER_CIRCUIT_MAX = 1024;
 /** Bytes received on one circuit that no reader has taken. Above what congestion windows of the live network reach. */
 export const CIRCUIT_INPUT_BYTES_MAX = 16 * 2 ** 20;
-/** Cells that a peer asks us to answer (BEGIN above all) and that wait for their handler. */
-export const STREAM_IDS_RECENT_MAX = 512;
 /** Our SENDMEs are due within one window; more digests outstanding than this means a window of ours is wrong. */
 export const SENDME_DIGESTS_MAX = 1024;
 

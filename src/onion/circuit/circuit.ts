@@ -11,7 +11,7 @@ import { CIRCUIT_INPUT_BYTES_MAX, HOPS_MAX, STREAMS_PER_CIRCUIT_MAX } from "../l
 import { CELL, type Cell, fixedCell } from "../link/cell.ts";
 import type { CellSink, CircuitSlot, Link } from "../link/link.ts";
 import { createFast } from "./create-fast.ts";
-import type { ClientHandshake, HandshakeResult, HopKeys } from "./hop-keys.ts";
+import type { CircuitKeys, ClientHandshake, HandshakeResult, HopKeys } from "./hop-keys.ts";
 import { encodeLinkSpecifiers, type RelayAddress } from "./link-specifier.ts";
 import { ntorHandshake } from "./ntor.ts";
 import { ntorV3Handshake } from "./ntor-v3.ts";
@@ -68,6 +68,8 @@ interface Hop {
   readonly receiveWindow: ReceiveWindow;
   /** Congestion control was agreed with this hop. */
   readonly usesXon: boolean;
+  /** KH; undefined for onion-service hops. */
+  readonly nonce: Uint8Array | undefined;
 }
 
 /** How long a hop may take to answer; C tor's own limit for building a circuit is 60 s. */
@@ -158,6 +160,13 @@ export class Circuit implements CellSink, StreamHost, Disposable {
 
   get hopCount(): number {
     return this.#hops.length;
+  }
+
+  /** KH of the last relay: what ESTABLISH_INTRO is tied to (rend-spec-v3 3.1.1). */
+  get lastNonce(): Uint8Array {
+    const nonce = this.#hops.at(-1)?.nonce;
+    assert(nonce, "the last hop is a relay");
+    return nonce;
   }
 
   get isOpen(): boolean {
@@ -345,7 +354,11 @@ export class Circuit implements CellSink, StreamHost, Disposable {
 
   // Everything below is ours alone.
 
-  #addHop(keys: HopKeys, role: "builder" | "service", congestion: VegasParameters | undefined): void {
+  #addHop(
+    keys: HopKeys | CircuitKeys,
+    role: "builder" | "service",
+    congestion: VegasParameters | undefined,
+  ): void {
     const { forward, backward } = relayLayers(keys);
     this.#hops.push({
       out: role === "builder" ? forward : backward,
@@ -353,6 +366,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
       sendWindow: new SendWindow(congestion && { parameters: congestion, nowUs: this.#nowUs }),
       receiveWindow: new ReceiveWindow(congestion?.sendmeIncrement),
       usesXon: congestion !== undefined,
+      nonce: "nonce" in keys ? keys.nonce : undefined,
     });
   }
 

@@ -5,7 +5,7 @@
 import { concat } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import { formatIp, type IpAddress, parseIp } from "../../base/ip-address.ts";
-import { FieldReader, u8, u16 } from "../fields.ts";
+import { FieldReader, plain, u8, u16 } from "../fields.ts";
 import type { RelayIdentity } from "../link/certs-cell.ts";
 
 const IPV4 = 0;
@@ -63,7 +63,7 @@ export function decodeLinkSpecifiers(reader: FieldReader): RelayAddress {
       "onion-format",
       "Cannot read link specifiers: wanted an address and both identities",
     );
-  return { ...readAddress(address), identity: { rsa: rsa.slice(), ed25519: ed25519.slice() } };
+  return { ...readAddress(address), identity: { rsa: plain(rsa), ed25519: plain(ed25519) } };
 }
 
 function readAddress(bytes: Uint8Array): { readonly host: string; readonly port: number } {

@@ -51,7 +51,7 @@ export class SendWindow {
     if (this.#inFlight % this.#increment !== 0) return;
     if (this.#expected.length >= SENDME_DIGESTS_MAX)
       throw new ProtocolError("onion-window", "Cannot send: too many SENDMEs are outstanding");
-    this.#expected.push({ digest: digest.slice(0, 20), sentUs: this.#congestion?.nowUs() ?? 0 });
+    this.#expected.push({ digest: digest.subarray(0, 20), sentUs: this.#congestion?.nowUs() ?? 0 });
   }
 
   /**

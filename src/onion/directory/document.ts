@@ -102,6 +102,15 @@ export function parseNumbers(words: readonly string[]): ReadonlyMap<string, numb
   return numbers;
 }
 
+/** dir-spec 1.2: an object, with lines of 64 characters. */
+export function armor(name: string, bytes: Uint8Array): string {
+  const lines =
+    Buffer.from(bytes)
+      .toString("base64")
+      .match(/.{1,64}/gu) ?? [];
+  return `-----BEGIN ${name}-----\n${lines.join("\n")}\n-----END ${name}-----\n`;
+}
+
 export function malformed(found: string): ProtocolError {
   return new ProtocolError("onion-document", `Cannot read directory document: ${found}`);
 }

@@ -69,7 +69,7 @@ function seen(network: Network, rules = {}): Set<string> {
     const path = pickPath(network, { guard: relayAt(network, 0), middles: 1, end: { exitPort: 80 }, rules });
     assert.equal(path.length, 3);
     assert.equal(new Set(path).size, 3, "no relay twice");
-    for (const { nickname } of path.slice(1)) names.add(nickname);
+    for (const { identity } of path.slice(1)) names.add(network.relayOf(identity)?.nickname ?? "unknown");
   }
   return names;
 }

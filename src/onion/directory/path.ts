@@ -3,6 +3,7 @@
 // Spec: path-spec 2.2 (constraints), 5 and guard-spec (the first hop comes from GuardSet), dir-spec 3.8.3 (weights).
 
 import { BentoError } from "../../base/errors.ts";
+import type { CircuitRelay } from "../circuit/circuit.ts";
 import { random } from "../crypto/primitives.ts";
 import { type Network, type Position, type Relay, sameFamily, sameSubnet } from "./network.ts";
 
@@ -11,7 +12,7 @@ export interface PathRequest {
   /** Relays between the first and the last. */
   readonly middles: number;
   /** The last relay: given, or any exit that lets this port out, or any relay at all. */
-  readonly end: Relay | { readonly exitPort: number } | "any";
+  readonly end: CircuitRelay | { readonly exitPort: number } | "any";
   readonly rules?: PathRules;
 }
 
@@ -28,13 +29,15 @@ export interface PathRules {
  * A path from `guard` to the end. When the end is given and is the guard itself, one more relay comes between: relays
  * refuse to extend a circuit back to the hop that it came from. Throws BentoError `onion-path` when too few relays fit.
  */
-export function pickPath(network: Network, { guard, middles, end, rules = {} }: PathRequest): Relay[] {
+export function pickPath(network: Network, { guard, middles, end, rules = {} }: PathRequest): CircuitRelay[] {
   const last = end === "any" || "exitPort" in end ? pickEnd(network, guard, end, rules) : end;
-  const isLoop = last.fingerprint === guard.fingerprint;
+  // An end that others chose need not be in the consensus; then there is nothing to compare.
+  const known = network.relayOf(last.identity);
+  const isLoop = known === guard;
   const count = isLoop ? Math.max(2, middles) : middles;
   const path = [guard];
   for (let left = count; left > 0; left--) {
-    const others = isLoop ? path : [...path, last];
+    const others = known ? [...path, known] : path;
     path.push(pickRelay(network, network.relays, "middle", others, rules));
   }
   return [...path, last];

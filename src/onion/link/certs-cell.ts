@@ -6,7 +6,7 @@ import { concat, utf8 } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import { CERT_TYPE, checkCertificate, parseCertificate } from "../crypto/ed25519-certificate.ts";
 import { equal, readSelfSignedRsa, rsaSigned, sha1, sha256 } from "../crypto/primitives.ts";
-import { FieldReader } from "../fields.ts";
+import { FieldReader, plain } from "../fields.ts";
 import { CERTS_MAX } from "../limits.ts";
 
 export interface RelayIdentity {
@@ -43,7 +43,7 @@ export function checkCerts(
   const link = parseCertificate(need(certs, TYPE_LINK));
   const linkDigest = checkCertificate(link, { type: CERT_TYPE.linkCertificate, signer: signingKey, nowMs });
   if (!equal(linkDigest, tlsCertificate)) throw untrusted("it was issued for another TLS connection");
-  return { ed25519: identity.slice(), rsa: checkRsa(certs, identity, nowMs) };
+  return { ed25519: plain(identity), rsa: checkRsa(certs, identity, nowMs) };
 }
 
 /** The RSA half: the identity certificate, and the cross-certificate that ties the Ed25519 identity to it. */
