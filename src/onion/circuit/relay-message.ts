@@ -31,8 +31,9 @@ export const RELAY = {
   introEstablished: 38,
   rendezvousEstablished: 39,
   introduceAck: 40,
-  xon: 43,
-  xoff: 44,
+  // The specification of 2023 has these two the other way round; relays and clients do as here.
+  xoff: 43,
+  xon: 44,
 } as const;
 
 const HEADER_BYTES = 11;
