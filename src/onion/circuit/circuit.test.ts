@@ -216,6 +216,29 @@ test("what nobody reads is bounded by CIRCUIT_INPUT_BYTES_MAX, also when XOFF is
   assert.match((await circuit.closed).message, /more data than anybody reads/u);
 });
 
+test("what a closed stream has not read no longer counts, whoever closed it first", async () => {
+  const { relay, circuit } = await rendezvous(true);
+  circuit.onStream(1, (incoming) => {
+    const stream = incoming.accept();
+    // One in two is ended by the other side, and closed after that.
+    void stream.ended.then(() => {
+      stream.close();
+    });
+    if (incoming.port === 80)
+      setImmediate(() => {
+        stream.close();
+      });
+  });
+  const cells = Math.floor(CIRCUIT_INPUT_BYTES_MAX / RELAY_DATA_BYTES / 4);
+  for (let id = 1; id <= 5; id++) {
+    relay.send({ command: RELAY.begin, streamId: id, data: utf8(`:${id % 2 === 0 ? "80" : "81"}\0`) });
+    relay.sendData(id, cells);
+    if (id % 2 === 1) relay.send({ command: RELAY.end, streamId: id, data: Uint8Array.of(END_REASON.done) });
+    await settle();
+  }
+  assert.ok(circuit.isOpen);
+});
+
 test("a service answers BEGIN, refuses what it does not serve, and has STREAMS_PER_CIRCUIT_MAX at most", async () => {
   const { relay, circuit } = await rendezvous();
   circuit.onStream(1, (incoming) => {

@@ -129,11 +129,18 @@ export class TorStream implements Disposable {
     }
   }
 
-  /** Ends the stream with this reason (tor-spec 6.3). Writes that wait are rejected. Idempotent. */
+  /**
+   * Ends the stream with this reason (tor-spec 6.3). Writes that wait are rejected, what was not read is dropped.
+   * A stream must be read to its end or closed: unread bytes count against the circuit. Idempotent.
+   */
   close(reason: number = END_REASON.done): void {
-    if (this.#end) return;
-    this.#host.control(this, RELAY.end, u8(reason));
-    this.fail(new BentoError("onion-stream-ended", "Stream closed: by us"));
+    if (!this.#end) {
+      this.#host.control(this, RELAY.end, u8(reason));
+      this.fail(new BentoError("onion-stream-ended", "Stream closed: by us"));
+    }
+    this.#chunks = [];
+    this.#host.consumed(this.#buffered);
+    this.#buffered = 0;
   }
 
   [Symbol.dispose](): void {

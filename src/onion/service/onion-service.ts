@@ -72,6 +72,8 @@ const INTRODUCTIONS_MAX = [16_384, 32_768] as const;
 const RETRY_MS = 1000;
 const RETRY_MS_MAX = 60_000;
 const UPLOADS_AT_ONCE = 4;
+/** Relays tried for one introduction point before the service gives up starting. */
+const CLAIM_TRIES = 3;
 
 export class OnionService implements Disposable {
   readonly address: string;
@@ -107,8 +109,9 @@ export class OnionService implements Disposable {
   ): Promise<OnionService> {
     const service = new OnionService(options);
     try {
-      const points = start.known ?? service.#choosePoints();
-      await Promise.all(points.map(async (point) => service.#claim(point, start.signal)));
+      await (start.known
+        ? Promise.all(start.known.map(async (point) => service.#claim(point, start.signal)))
+        : service.#claimFirst(start.signal));
       if (start.known) service.#scheduleRepublication();
       else await service.publish(start.signal);
       return service;
@@ -148,11 +151,22 @@ export class OnionService implements Disposable {
     this.#points.clear();
   }
 
-  #choosePoints(): IntroductionPoint[] {
+  /** Relays fail: each point has some tries, at a relay that no other point has. */
+  async #claimFirst(signal: AbortSignal | undefined): Promise<void> {
     const count = Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
-    const chosen: Relay[] = [];
-    while (chosen.length < count) chosen.push(this.#options.paths.meetingPoint(chosen));
-    return chosen.map((relay) => ({ relay, secrets: generateIntroductionSecrets() }));
+    const taken: Relay[] = [];
+    const claimOne = async (tries: number): Promise<void> => {
+      const relay = this.#options.paths.meetingPoint(taken);
+      taken.push(relay);
+      try {
+        await this.#claim({ relay, secrets: generateIntroductionSecrets() }, signal);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (tries <= 1) throw error;
+        await claimOne(tries - 1);
+      }
+    };
+    await Promise.all(Array.from({ length: count }, async () => claimOne(CLAIM_TRIES)));
   }
 
   async #claim(point: IntroductionPoint, signal?: AbortSignal): Promise<void> {
