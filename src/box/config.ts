@@ -5,7 +5,14 @@ import { parse, TomlError } from "smol-toml";
 import type { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { BentoError } from "../base/errors.ts";
-import type { BoxFact, FunctionLimits, ImageName, SyscallGroup, TotalLimits } from "../wire/policy.ts";
+import type {
+  BoxFact,
+  FunctionLimits,
+  ImageName,
+  Policy,
+  SyscallGroup,
+  TotalLimits,
+} from "../wire/policy.ts";
 import { type BoxToml, boxSchema, PACKAGE_BYTES_MAX, type SocketAddress } from "./config-schema.ts";
 
 export type { SocketAddress } from "./config-schema.ts";
@@ -20,10 +27,14 @@ export interface TcpAddress {
 export interface BoxConfig {
   readonly name: string;
   readonly contact: string | null;
+  /** ISO 3166-1 code of two letters, as the operator claims it. */
+  readonly region: string | null;
   readonly dataDir: string;
   readonly listen: readonly SocketAddress[];
   readonly admin: SocketAddress | null;
   readonly relay: { readonly control: SocketAddress | null; readonly fingerprint: string | null };
+  /** How the box's own tor processes are started. */
+  readonly tor: TorConfig;
   readonly onion: OnionConfig;
   /** Where the box listens beside the relay for circuits that end there. */
   readonly exitPort: TcpAddress | null;
@@ -36,14 +47,19 @@ export interface BoxConfig {
   };
 }
 
+export interface TorConfig {
+  readonly program: string;
+  /** A file that each of them reads as well. */
+  readonly torrc: string | null;
+}
+
 export type OnionConfig =
   | { readonly kind: "none" }
   | {
       readonly kind: "single-hop" | "hidden";
       readonly port: number;
-      readonly tor:
-        | { readonly kind: "own"; readonly program: string; readonly torrc: string | null }
-        | { readonly kind: "running"; readonly control: SocketAddress };
+      /** The control port of a running tor to use, null to start one. */
+      readonly control: SocketAddress | null;
     };
 
 export interface PolicyConfig {
@@ -56,6 +72,8 @@ export interface PolicyConfig {
   readonly net: NetConfig | null;
   /** null: no storage. */
   readonly storage: { readonly bytes: number } | null;
+  readonly bento: Policy["bento"];
+  readonly tor: Policy["tor"];
   readonly function: FunctionLimits;
   readonly total: TotalLimits;
   /** Disk for installed functions: bytes. */
@@ -84,14 +102,16 @@ export function parseBoxConfig(text: string): BoxConfig {
 }
 
 function configOf(toml: BoxToml): BoxConfig {
-  const { box, relay, onion, exit_port, legacy2021, warm, sandbox } = toml;
+  const { box, relay, tor, onion, exit_port, legacy2021, warm, sandbox } = toml;
   return {
     name: box.name,
     contact: box.contact ?? null,
+    region: box.region ?? null,
     dataDir: box.data_dir,
     listen: box.listen,
     admin: box.admin ?? null,
     relay: { control: relay.control ?? null, fingerprint: relay.fingerprint ?? null },
+    tor: { program: tor.program, torrc: tor.torrc ?? null },
     onion: onionOf(onion),
     exitPort: exit_port.listen ?? null,
     legacy2021: legacy2021.listen ?? null,
@@ -103,17 +123,11 @@ function configOf(toml: BoxToml): BoxConfig {
 
 function onionOf(onion: BoxToml["onion"]): OnionConfig {
   if (onion.mode === "none") return { kind: "none" };
-  return {
-    kind: onion.mode,
-    port: onion.port,
-    tor: onion.control
-      ? { kind: "running", control: onion.control }
-      : { kind: "own", program: onion.tor, torrc: onion.torrc ?? null },
-  };
+  return { kind: onion.mode, port: onion.port, control: onion.control ?? null };
 }
 
 function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
-  const { net, storage, function: each, total } = policy;
+  const { net, storage, bento, tor, function: each, total } = policy;
   return {
     store: policy.store,
     images: policy.images,
@@ -130,6 +144,8 @@ function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
         }
       : null,
     storage: storage.enabled ? { bytes: storage.bytes } : null,
+    bento: bento.boxes.length > 0 ? bento : null,
+    tor: tor.routines.length > 0 ? torPolicy(tor) : null,
     function: {
       memoryBytes: each.memory,
       cpuPercent: each.cpu,
@@ -151,10 +167,14 @@ function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
   };
 }
 
+function torPolicy({ extends_per_minute, ...rest }: BoxToml["policy"]["tor"]): PolicyConfig["tor"] {
+  return { ...rest, extendsPerMinute: extends_per_minute };
+}
+
 /** Keys that are right by themselves and wrong together. */
 function contradictions(toml: BoxToml): string[] {
   const lines: string[] = [];
-  const { policy, onion } = toml;
+  const { policy } = toml;
   const atMost = (key: string, value: number, limitName: string, limit: number) => {
     if (value > limit)
       lines.push(`${key}: found ${formatBytes(value)}, expected at most ${limitName}, ${formatBytes(limit)}`);
@@ -165,8 +185,10 @@ function contradictions(toml: BoxToml): string[] {
   if (policy.storage.enabled) {
     atMost("policy.storage.bytes", policy.storage.bytes, "policy.total.storage", policy.total.storage);
   }
-  if (onion.control && onion.torrc !== undefined) {
-    lines.push("onion.torrc: found a file, expected none beside onion.control: that tor has its own");
+  if (toml.onion.mode === "hidden" && policy.box.length > 0) {
+    lines.push(
+      `policy.box: found ${policy.box.join(", ")}, expected none with onion.mode = "hidden": load and traffic help to find a machine`,
+    );
   }
   return lines;
 }

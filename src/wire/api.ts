@@ -10,6 +10,7 @@
 // POST /v1/run           [invocation token], session frames both ways (length-prefixed, streamed)
 // POST /v1/close         instance id, Close               -> Closed
 // GET  /v1/list          shutdown token                   -> Listing
+// GET  /v1/logs?after=N&wait=MS  shutdown token           -> LogPage
 // POST /v1/shutdown      shutdown token                   -> Ended
 
 import { z } from "zod";
@@ -25,6 +26,7 @@ export const PATHS = {
   run: "/v1/run",
   close: "/v1/close",
   list: "/v1/list",
+  logs: "/v1/logs",
   shutdown: "/v1/shutdown",
 } as const;
 
@@ -63,6 +65,9 @@ export const invocationSchema = z.union([
 ]);
 export type Invocation = z.infer<typeof invocationSchema>;
 
+/** Relays of one family that are told: the largest on the public network have some hundreds. */
+export const FAMILY_MAX = 1000;
+
 export const infoSchema = z.object({
   software: z.string().max(100),
   protocol: z.literal(1),
@@ -72,6 +77,17 @@ export const infoSchema = z.object({
   contact: z.string().max(500).nullable(),
   /** The box's onion address, where it has one. */
   onion: z.string().max(80).nullable(),
+  /** Where the operator says that the box is: ISO 3166-1 code of two letters. A claim. */
+  region: z
+    .string()
+    .regex(/^[A-Z]{2}$/)
+    .nullable()
+    .default(null),
+  /** Fingerprints that the companion relay names as its family; counts only where those name it, too. */
+  family: z
+    .array(z.string().regex(/^[0-9A-F]{40}$/))
+    .max(FAMILY_MAX)
+    .default([]),
   /** Whether functions can be started, and if not why (no detail). */
   accepting: z.boolean(),
 });
@@ -82,6 +98,26 @@ const grantSchema = z.strictObject({
   syscalls: z.array(z.string()),
   net: z.strictObject({ allow: z.array(z.string()), connections: z.int(), bytes: z.int() }).optional(),
   storage: z.strictObject({ bytes: z.int() }).optional(),
+  bento: z
+    .strictObject({
+      boxes: z.array(z.string()),
+      functions: z.int(),
+      invocations: z.int(),
+      sessions: z.int(),
+      depth: z.int(),
+      bytes: z.int(),
+    })
+    .optional(),
+  tor: z
+    .strictObject({
+      routines: z.array(z.string()),
+      circuits: z.int(),
+      streams: z.int(),
+      onions: z.int(),
+      extendsPerMinute: z.int(),
+      bytes: z.int(),
+    })
+    .optional(),
   box: z.array(z.string()),
   limits: functionLimitsSchema,
 });
@@ -140,6 +176,8 @@ export const listingSchema = z.object({
   storageBytes: z.int(),
   instances: z.array(
     z.object({
+      /** Counts the function's instances: what their log lines call them. */
+      number: z.int(),
       startedAt: z.int(),
       attached: z.boolean(),
       /** Output bytes so far, and how many of them wait for a reader. */
@@ -150,5 +188,32 @@ export const listingSchema = z.object({
   ),
 });
 export type Listing = z.infer<typeof listingSchema>;
+
+export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
+
+const logLineSchema = z.object({
+  /** Rises from line to line of a function: what to ask for the lines after it. */
+  position: z.int().nonnegative(),
+  /** When the box got it: Unix milliseconds. */
+  at: z.int(),
+  /** Number of the instance in the listing. */
+  instance: z.int(),
+  level: z.enum(LOG_LEVELS),
+  /** Whatever the function wrote: untrusted. */
+  text: z.string(),
+});
+export type LogLine = z.infer<typeof logLineSchema>;
+
+export const logPageSchema = z.object({
+  lines: z.array(logLineSchema),
+  /** Where to go on. */
+  next: z.int().nonnegative(),
+  /** Whether there are more lines now. */
+  more: z.boolean(),
+  /** Whether lines after the asked position are gone, because newer ones needed their room. */
+  missed: z.boolean(),
+});
+/** Log lines of a function's instances, oldest first. */
+export type LogPage = z.infer<typeof logPageSchema>;
 
 export const endedSchema = z.object({ instancesEnded: z.int() });
