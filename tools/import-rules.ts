@@ -12,6 +12,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/base/": [],
   "src/wire/": ["src/base/"],
   "src/tor/": ["src/base/"],
+  "src/onion/": ["src/base/"],
   "src/testnet/": ["src/tor/", "src/base/"],
   "src/guest/": ["src/wire/", "src/base/"],
   // From guest only what builds its files and says how they are started.
