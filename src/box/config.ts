@@ -5,7 +5,14 @@ import { parse, TomlError } from "smol-toml";
 import type { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { BentoError } from "../base/errors.ts";
-import type { BoxFact, FunctionLimits, ImageName, SyscallGroup, TotalLimits } from "../wire/policy.ts";
+import {
+  type BoxFact,
+  type FunctionLimits,
+  IMAGE_NEEDS,
+  type ImageName,
+  type SyscallGroup,
+  type TotalLimits,
+} from "../wire/policy.ts";
 import { type BoxToml, boxSchema, PACKAGE_BYTES_MAX, type SocketAddress } from "./config-schema.ts";
 
 export type { SocketAddress } from "./config-schema.ts";
@@ -29,7 +36,8 @@ export interface BoxConfig {
   readonly exitPort: TcpAddress | null;
   readonly legacy2021: SocketAddress | null;
   readonly policy: PolicyConfig;
-  readonly warm: Readonly<Record<ImageName, number>>;
+  /** Instances that wait, by image. Chromium's do not: what takes its time is the browser, which a function starts. */
+  readonly warm: Readonly<Partial<Record<ImageName, number>>>;
   readonly sandbox: {
     readonly uids: { readonly first: number; readonly last: number };
     readonly profile: "strict" | "standard";
@@ -164,6 +172,21 @@ function contradictions(toml: BoxToml): string[] {
   atMost("policy.function.tmp", policy.function.tmp, "policy.function.memory", policy.function.memory);
   if (policy.storage.enabled) {
     atMost("policy.storage.bytes", policy.storage.bytes, "policy.total.storage", policy.total.storage);
+  }
+  if (policy.images.includes("chromium")) {
+    if (toml.sandbox.profile === "strict") {
+      lines.push(
+        'policy.images: found "chromium", expected none with sandbox.profile "strict": it has a wider filter',
+      );
+    }
+    const needs = IMAGE_NEEDS.chromium;
+    const atLeast = (key: string, value: number, need = 0, show: (value: number) => string = String) => {
+      if (value < need)
+        lines.push(`${key}: found ${show(value)}, expected at least ${show(need)} for image chromium`);
+    };
+    atLeast("policy.function.memory", policy.function.memory, needs.memoryBytes, formatBytes);
+    atLeast("policy.function.pids", policy.function.pids, needs.pids);
+    atLeast("policy.function.tmp", policy.function.tmp, needs.tmpBytes, formatBytes);
   }
   if (onion.control && onion.torrc !== undefined) {
     lines.push("onion.torrc: found a file, expected none beside onion.control: that tor has its own");

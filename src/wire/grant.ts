@@ -7,7 +7,14 @@ import { type ExitPolicy, leaves, parseExitPolicy } from "../base/exit-policy.ts
 import { parseDestination } from "./destination.ts";
 import type { Refusal } from "./error-code.ts";
 import type { Manifest } from "./manifest.ts";
-import type { BoxFact, FunctionLimits, ImageName, Policy, SyscallGroup } from "./policy.ts";
+import {
+  type BoxFact,
+  type FunctionLimits,
+  IMAGE_NEEDS,
+  type ImageName,
+  type Policy,
+  type SyscallGroup,
+} from "./policy.ts";
 import { formatDuration } from "./quantity.ts";
 
 /** What one function may use. A missing property is a missing capability. */
@@ -54,17 +61,22 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
   const refuse = (rule: string, wanted: string, limit: string) => {
     refusals.push({ rule, wanted, limit });
   };
-  /** The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. */
+  /**
+   * The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. Never
+   * less than what the image needs.
+   */
   const within = (
     rule: string,
     wanted: number | undefined,
     limit: number,
     fallback: number,
     show: (value: number) => string,
+    need = 0,
   ): number => {
-    if (wanted === undefined) return Math.min(fallback, limit);
-    if (wanted > limit) refuse(rule, show(wanted), `at most ${show(limit)}`);
-    return wanted;
+    const value = wanted ?? Math.max(Math.min(fallback, limit), need);
+    if (value > limit) refuse(rule, show(value), `at most ${show(limit)}`);
+    if (value < need) refuse(rule, show(value), `image ${manifest.image} needs ${show(need)}`);
+    return value;
   };
   const members = <T extends string>(
     rule: string,
@@ -79,11 +91,19 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
   if (!policy.store) refuse("store", "a new function", "this box takes none");
   members("image", [manifest.image], policy.images);
   const max = policy.function;
+  const needs = IMAGE_NEEDS[manifest.image];
   const limits: FunctionLimits = {
-    memoryBytes: within("memory", manifest.memory, max.memoryBytes, DEFAULTS.memoryBytes, formatBytes),
+    memoryBytes: within(
+      "memory",
+      manifest.memory,
+      max.memoryBytes,
+      DEFAULTS.memoryBytes,
+      formatBytes,
+      needs.memoryBytes,
+    ),
     cpuPercent: within("cpu", manifest.cpu, max.cpuPercent, DEFAULTS.cpuPercent, asPercent),
-    pids: within("pids", manifest.pids, max.pids, DEFAULTS.pids, asCount),
-    tmpBytes: within("tmp", manifest.tmp, max.tmpBytes, DEFAULTS.tmpBytes, formatBytes),
+    pids: within("pids", manifest.pids, max.pids, DEFAULTS.pids, asCount, needs.pids),
+    tmpBytes: within("tmp", manifest.tmp, max.tmpBytes, DEFAULTS.tmpBytes, formatBytes, needs.tmpBytes),
     instances: within("instances", manifest.instances, max.instances, DEFAULTS.instances, asCount),
     lifetimeMs: within("lifetime", manifest.lifetime, max.lifetimeMs, DEFAULTS.lifetimeMs, formatDuration),
     runtimeMs: within("runtime", manifest.runtime, max.runtimeMs, DEFAULTS.runtimeMs, formatDuration),

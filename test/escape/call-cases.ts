@@ -2,7 +2,6 @@
 // box must answer, and where the same request succeeds. System calls by name; `at` picks which call of a sequence
 // must be the one refused.
 
-import type { ImageName } from "../../src/box/sandbox/image.ts";
 import type { SandboxProfile } from "../../src/box/sandbox/seccomp-profiles.ts";
 import type { Answer, Argument, Place } from "./harness.ts";
 
@@ -12,12 +11,12 @@ export type Calls = readonly (readonly [string, ...Argument[]])[];
 export interface CallCase {
   readonly number: number;
   readonly title: string;
-  readonly what: Calls | Readonly<Record<ImageName, string>>;
+  readonly what: Calls | Readonly<Record<"deno" | "python", string>>;
   /** Accepted errno names; or a predicate on the whole answer. */
   readonly boxed: readonly string[] | ((answer: Answer) => boolean);
   /** Default: both. */
   readonly profiles?: readonly SandboxProfile[];
-  readonly images?: readonly ImageName[];
+  readonly images?: readonly ("deno" | "python")[];
   /** Where the same request must get through, and errnos that prove it reached the kernel's own checks. */
   readonly control:
     | { readonly place: Place; readonly also?: readonly string[]; readonly instead?: Calls }
