@@ -80,7 +80,7 @@ export const BROWSE_DEFAULTS = {
   engine: "static",
   deadlineMs: 30_000,
   bytesMax: 32 * 1024 * 1024,
-  scripts: false,
+  scripts: true,
   userAgent: undefined,
 } as const satisfies Omit<BrowseSettings, "shape">;
 

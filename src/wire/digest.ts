@@ -102,6 +102,11 @@ export class RecordEncoder {
     return parts;
   }
 
+  /** Bytes of the encoded record. */
+  lengthOf(record: Exclude<DigestRecord, { kind: "end" }>): number {
+    return encodeRecord(record).reduce((sum, part) => sum + part.length, 0);
+  }
+
   end(): Uint8Array {
     return concat(encodeRecord({ kind: "end", hash: this.#hash.digest() }));
   }
