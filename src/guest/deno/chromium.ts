@@ -11,6 +11,9 @@ import { CHROMIUM_PATH } from "../images.ts";
 /** Nothing listens there: what a browser without a network is pointed to. */
 const NO_PROXY_PORT = 1;
 
+/** Heap of one page's scripts. One that wants more loses its process before the instance loses its memory. */
+const SCRIPT_HEAP_MIB = 192;
+
 /** https://peter.sh/experiments/chromium-command-line-switches/ and the sources named there. */
 function argumentsFor(proxyPort: number): string[] {
   return [
@@ -56,6 +59,9 @@ function argumentsFor(proxyPort: number): string[] {
     "--enable-features=NetworkServiceInProcess2",
     "--renderer-process-limit=1",
     "--disable-site-isolation-trials",
+    `--js-flags=--max-old-space-size=${SCRIPT_HEAP_MIB}`,
+    // Pages turn away browsers that say that a program drives them.
+    "--disable-blink-features=AutomationControlled",
   ];
 }
 
