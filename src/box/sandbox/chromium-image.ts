@@ -12,7 +12,7 @@ import type { ImagePlan, ImageProbe, MissingPart, Placement } from "./image.ts";
 import { findLibraries } from "./libraries.ts";
 
 const DIRECTORY = "/usr/lib/chromium";
-const SHELL = `${DIRECTORY}/chromium-headless-shell`;
+const PROGRAM = "chromium-headless-shell";
 const SHELL_FIX = "apt-get install --no-install-recommends chromium-headless-shell";
 /** What the shell opens beside itself. */
 const DATA = ["headless_lib_data.pak", "headless_lib_strings.pak", "icudtl.dat", "v8_context_snapshot.bin"];
@@ -45,8 +45,13 @@ const FONT_SETTINGS = `<?xml version="1.0"?>
 
 const run = promisify(execFile);
 
-/** What the image needs beyond `deno`, or what of it this machine lacks. */
-export async function chromiumPlan(deno: ImagePlan): Promise<ImageProbe> {
+/**
+ * What the image needs beyond `deno`, or what of it this machine lacks.
+ * @param directory where Debian puts Chromium; tests have others.
+ */
+export async function chromiumPlan(deno: ImagePlan, directory = DIRECTORY): Promise<ImageProbe> {
+  const shell = join(directory, PROGRAM);
+  const data = DATA.map((name) => join(directory, name));
   const missing: MissingPart[] = [];
   const lacks = async (path: string, fix: string) => {
     try {
@@ -55,11 +60,11 @@ export async function chromiumPlan(deno: ImagePlan): Promise<ImageProbe> {
       missing.push({ what: path, fix });
     }
   };
-  for (const path of [SHELL, ...DATA.map((name) => join(DIRECTORY, name))]) await lacks(path, SHELL_FIX);
+  for (const path of [shell, ...data]) await lacks(path, SHELL_FIX);
   for (const name of FONT_FILES) await lacks(join(FONTS, name), FONTS_FIX);
   if (missing.length > 0) return { kind: "incomplete", missing };
   const loaded = await presentIn(LIBRARIES, LOADED);
-  const libraries = await findLibraries([SHELL, ...loaded], [`${LIBRARIES}/pulseaudio`]);
+  const libraries = await findLibraries([shell, ...loaded], [`${LIBRARIES}/pulseaudio`]);
   if (libraries.missing.length > 0) return { kind: "incomplete", missing: libraries.missing };
   const atItsPlace = (path: string): Placement => ({ source: path, target: path });
   const staged = new Map(
@@ -75,9 +80,9 @@ export async function chromiumPlan(deno: ImagePlan): Promise<ImageProbe> {
     plan: {
       ...deno,
       name: "chromium",
-      version: await versionOf(),
+      version: await versionOf(shell),
       staged: [...staged.values()],
-      bound: [...deno.bound, atItsPlace(SHELL), ...DATA.map((name) => atItsPlace(join(DIRECTORY, name)))],
+      bound: [...deno.bound, ...[shell, ...data].map(atItsPlace)],
       texts: [
         ...deno.texts,
         { target: "/etc/fonts/fonts.conf", text: FONT_SETTINGS },
@@ -85,9 +90,9 @@ export async function chromiumPlan(deno: ImagePlan): Promise<ImageProbe> {
         { target: "/dev/null", text: "" },
       ],
       symlinks: [
-        { target: CHROMIUM_PATH, to: SHELL },
+        { target: CHROMIUM_PATH, to: shell },
         // How it finds its data, and what it starts its children from. Deno asks for the path only to see that there is one.
-        { target: "/proc/self/exe", to: SHELL },
+        { target: "/proc/self/exe", to: shell },
       ],
       memoryBytesMin: IMAGE_NEEDS.chromium.memoryBytes ?? deno.memoryBytesMin,
     },
@@ -99,7 +104,7 @@ async function presentIn(directory: string, names: readonly string[]): Promise<s
   return names.filter((name) => entries.has(name)).map((name) => join(directory, name));
 }
 
-async function versionOf(): Promise<string> {
-  const { stdout } = await run(SHELL, ["--version"], { env: { HOME: "/nonexistent" } });
+async function versionOf(shell: string): Promise<string> {
+  const { stdout } = await run(shell, ["--version"], { env: { HOME: "/nonexistent" } });
   return /(\d+(?:\.\d+)+)/.exec(stdout)?.[1] ?? "unknown";
 }
