@@ -57,6 +57,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--relays <n>", "relays in all", count(3, 64))
     .option("--latency <ms>", "delay of each link, one way", count(0, 10_000))
     .option("--rate <mbit>", "rate of each link", rate)
+    .option("--no-onion", "boxes at their relays' addresses alone, without onion services")
     .action((options) => act(async (cli) => (await import("./commands/net.ts")).up(cli, options)));
   for (const [name, description] of [
     ["status", "what runs, its boxes and its SOCKS address"],
@@ -109,6 +110,7 @@ function addFunctions(program: Command, act: Act): void {
     .option("--leave-open", "do not end the function's input")
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
+    .option("--logs", "show on stderr what the function logs")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -134,6 +136,13 @@ function addFunctions(program: Command, act: Act): void {
     .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
     .action((token: string, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).shutdown(cli, token, options)),
+    );
+  reach(program.command("logs"))
+    .description("what a function's instances logged")
+    .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
+    .option("-f, --follow", "go on with what comes, until the function is gone")
+    .action((token: string, options) =>
+      act(async (cli) => (await import("../client/cli/logs.ts")).logs(cli, token, options)),
     );
   reach(program.command("ls"))
     .description("what is saved here, or what a box says of one function")
@@ -192,6 +201,14 @@ function addTools(program: Command, act: Act): void {
     .action((url: string, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("monitor"))
+    .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
+    .argument("[box]", BOX_HELP)
+    .option("--interval <seconds>", "between two measurements", count(1, 3600), 2)
+    .option("--count <n>", "so many measurements; 0 until Ctrl-C", count(0, 1_000_000), 0)
+    .action((box: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/monitor.ts")).monitor(cli, box, options)),
+    );
   program
     .command("completions")
     .description("completion script for your shell: source <(bento completions bash)")
@@ -209,8 +226,14 @@ function reach(command: Command): Command {
   return json(command)
     .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--relay <fingerprint>", "the box is at this relay's own address: end the circuit there")
+    .option("--tor-control <address>", "your tor's control port, for --relay: host:port or unix:/path")
     .addOption(
-      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),
+      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts([
+        "socks",
+        "relay",
+        "torControl",
+      ]),
     );
 }
 

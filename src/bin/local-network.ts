@@ -147,14 +147,19 @@ listen = ["${listen}"]
 [relay]
 control = "${control.host}:${control.port}"
 fingerprint = "${relay.fingerprint}"
+[tor]
+torrc = ${JSON.stringify(path.join(dir, "torrc"))}
 [onion]
 mode = "${options.onion === false ? "none" : "single-hop"}"
-torrc = ${JSON.stringify(path.join(dir, "torrc"))}
 port = ${ONION_PORT}
 [exit_port]
 listen = "${exit}"
 [policy]
-box = ["load", "memory", "instances", "limits"]
+box = ["load", "memory", "disk", "network", "instances", "limits"]
+[policy.bento]
+boxes = ["self", "*"]
+[policy.tor]
+routines = ["circuits", "streams", "onions", "events", "directory"]
 [policy.net]
 private_networks_allowed = ["127.${testnet.plan.block}.8.0/24"]
 [warm]
@@ -174,6 +179,7 @@ ${options.boxToml ?? ""}`;
     direct: listen,
     exit,
     socks: formatSocks(testnet.socks()),
+    control: formatSocks(await testnet.controlAddress("c0")),
     fingerprint: relay.fingerprint,
     info,
   };

@@ -10,14 +10,18 @@ import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { buildGuests, type GuestFiles } from "../guest/build.ts";
 import type { Info } from "../wire/api.ts";
+import type { BoxAddress } from "../wire/box-address.ts";
 import { BoxError } from "../wire/error-code.ts";
 import type { ManifestInput } from "../wire/manifest.ts";
-import type { Policy } from "../wire/policy.ts";
+import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
-import { boxFacts } from "./box-facts.ts";
+import { BoxMeter } from "./box-meter.ts";
+import { ClientTor } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
+import { BentoBroker } from "./host/bento.ts";
+import type { RemoteBoxes, RemoteRoutes } from "./host/bento-remote.ts";
 import { Egress } from "./host/egress.ts";
 import { NetBroker } from "./host/net.ts";
 import { NameResolver } from "./host/resolver.ts";
@@ -47,6 +51,8 @@ const WARM_TMP_BYTES = 8 * 2 ** 20;
 export interface BoxDeps {
   readonly clock: Clock;
   readonly log: Log;
+  /** How functions reach boxes; without it none may deploy functions. */
+  readonly remote?: (routes: RemoteRoutes) => RemoteBoxes;
   /** Name and version as `/v1/info` gives them. */
   readonly software?: string;
 }
@@ -69,11 +75,14 @@ export class Box implements AsyncDisposable {
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
   #instances: Instances | undefined;
+  #clientTor: ClientTor | undefined;
+  #bento: BentoBroker | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
   readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
 
-  private constructor(config: BoxConfig, deps: BoxDeps) {
+  private constructor(given: BoxConfig, deps: BoxDeps) {
+    const config = deps.remote ? given : { ...given, policy: { ...given.policy, bento: null } };
     this.#config = config;
     this.#deps = deps;
     this.#admission = new Admission(publishedPolicy(config.policy, null));
@@ -104,16 +113,23 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay } = this.#config;
+    const { name, contact, relay, onion } = this.#config;
+    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      // Whoever knows the relay knows where the box is.
+      relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
       accepting: this.#admission.accepting,
     };
+  }
+
+  /** The tor client through which functions leave; undefined where none may. */
+  get clientTor(): ClientTor | undefined {
+    return this.#clientTor;
   }
 
   /** Resolves when the onion service has been published for the first time; never without one. */
@@ -163,7 +179,10 @@ export class Box implements AsyncDisposable {
         bytesMax: policy.total.instances * policy.function.backlogBytes,
       }),
     );
+    const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
+    this.#clientTor = this.#startClientTor();
+    this.#bento = this.#openBento();
     const instances = owned.use(
       new Instances({
         clock,
@@ -171,17 +190,25 @@ export class Box implements AsyncDisposable {
         guests,
         spool,
         reserve: (request) => this.#admission.reserveInstance(request.functionId, request.grant.limits),
-        services: async (request) => this.#services(request, vault),
+        services: async (request, instance) => ({
+          ...this.#services(request, vault, meter),
+          removeSelf: async () => {
+            await operations.remove(request.functionId, instance);
+          },
+        }),
       }),
     );
     this.#instances = instances;
-    const operations = new Operations({
+    const operations: Operations = new Operations({
       clock,
       store,
       instances,
       admission: this.#admission,
       storageBytes: (id) => vault.bytesOf(id),
-      forget: (id) => vault.erase(id),
+      forget: async (id) => {
+        this.#bento?.forget(id);
+        await vault.erase(id);
+      },
     });
     await operations.expire();
     this.#expireRegularly(operations);
@@ -212,18 +239,49 @@ export class Box implements AsyncDisposable {
     }
   }
 
-  async #services(request: InstanceRequest, vault: StorageVault): Promise<HostServices> {
+  #meter(vault: StorageVault): BoxMeter {
+    return new BoxMeter({
+      dataDir: this.#config.dataDir,
+      clock: this.#deps.clock,
+      state: () => ({
+        instances: this.#admission.used.instances,
+        promisedMemoryBytes: this.#admission.used.memoryBytes,
+        storageBytes: vault.bytesUsed,
+        network: { connections: this.#broker.connections, ...this.#broker.traffic },
+        policy: this.#admission.policy,
+      }),
+    });
+  }
+
+  #services(
+    request: InstanceRequest,
+    vault: StorageVault,
+    meter: BoxMeter,
+  ): Omit<HostServices, "removeSelf"> {
     const { grant, functionId } = request;
-    const facts = boxFacts(grant, () => ({
-      instances: this.#admission.used.instances,
-      promisedMemoryBytes: this.#admission.used.memoryBytes,
-      policy: this.#admission.policy,
-    }));
+    const facts = meter.forGrant(grant);
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
+      ...(grant.bento && this.#bento ? { bento: this.#bento.forInstance(functionId, grant.bento) } : {}),
       ...(facts ? { box: facts } : {}),
     };
+  }
+
+  #openBento(): BentoBroker | undefined {
+    const { clock, log, remote } = this.#deps;
+    if (!this.#config.policy.bento || !remote) return undefined;
+    const boxes = remote({
+      clock,
+      self: () => connectable(this.#addresses),
+      socks: async (signal) => {
+        if (!this.#clientTor)
+          throw new BentoError("box-unreachable", "Cannot reach boxes: this box has no tor");
+        return (await this.#clientTor.client(signal)).socks;
+      },
+    });
+    const isOwn = (address: BoxAddress) => isOneOf(this.#addresses, this.#relay, address);
+    return this.#owned.use(new BentoBroker({ boxes, isOwn, clock, log }));
   }
 
   #expireRegularly(operations: Operations): void {
@@ -239,6 +297,14 @@ export class Box implements AsyncDisposable {
     this.#owned.defer(() => {
       cancel();
     });
+  }
+
+  /** Only where functions may leave through Tor. */
+  #startClientTor(): ClientTor | undefined {
+    const { dataDir, policy, tor } = this.#config;
+    const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
+    if (!leavesThroughTor) return undefined;
+    return this.#owned.use(new ClientTor({ config: tor, dir: join(dataDir, "client-tor"), ...this.#deps }));
   }
 
   async #followRelay(): Promise<void> {
@@ -318,7 +384,9 @@ export class Box implements AsyncDisposable {
       this.#addresses = { ...this.#addresses, onion: address };
       this.#onionChanged.resolve();
     };
-    this.#owned.use(new OnionPublisher({ config: onion, dir, target, onAddress, ...this.#deps }));
+    this.#owned.use(
+      new OnionPublisher({ config: onion, tor: this.#config.tor, dir, target, onAddress, ...this.#deps }),
+    );
   }
 
   async #listenLegacy(address: SocketAddress, operations: Operations): Promise<SocketAddress> {
@@ -335,8 +403,28 @@ export class Box implements AsyncDisposable {
   }
 }
 
+/** Where the box can connect to itself. Throws BentoError when it listens nowhere. */
+function connectable({ listen, exitPort }: BoxAddresses): SocketAddress {
+  const address = listen[0] ?? exitPort;
+  if (!address) throw new BentoError("box-unreachable", "Cannot reach this box: it listens nowhere");
+  if (address.kind === "unix") return address;
+  const local = { "0.0.0.0": "127.0.0.1", "::": "::1" }[address.host];
+  return local === undefined ? address : { ...address, host: local };
+}
+
+/** Whether an address is known to mean this box: its onion service, a listener, or its port at the relay's address. */
+function isOneOf(own: BoxAddresses, relay: RelayFacts | undefined, { host, port }: BoxAddress): boolean {
+  if (host === own.onion) return true;
+  return [...own.listen, own.exitPort].some(
+    (address) =>
+      address?.kind === "tcp" &&
+      address.port === port &&
+      (address.host === host || (relay?.addresses.includes(host) ?? false)),
+  );
+}
+
 /** What functions stored by clients of the 2021 release get: its API had the network and nothing else. */
-export function legacyManifest(policy: Policy): ManifestInput {
+function legacyManifest(policy: Policy): ManifestInput {
   return {
     name: "unnamed",
     image: "python",

@@ -5,7 +5,7 @@
 import { isIP } from "node:net";
 import { z } from "zod";
 import { Limits } from "../wire/limits.ts";
-import { BOX_FACTS, IMAGES, SYSCALL_GROUPS } from "../wire/policy.ts";
+import { BOX_FACTS, BOXES_MAX, IMAGES, SELF, SYSCALL_GROUPS, TOR_ROUTINES } from "../wire/policy.ts";
 import { parseBytes, parseDuration } from "../wire/quantity.ts";
 
 /** Where a server listens, or a control port is: an address with port, or a Unix socket. */
@@ -111,19 +111,21 @@ export const boxSchema = section("Configuration of a Bento box.", {
         example: "0123456789ABCDEF0123456789ABCDEF01234567",
       }),
   }),
+  tor: section("Processes of tor that the box starts itself, apart from the relay.", {
+    program: z
+      .string()
+      .min(1, "expected the name or path of a tor program")
+      .default("tor")
+      .describe("name or path of the program"),
+    torrc: path.optional().meta({
+      description: "file that they read as well, for private networks",
+      example: "/etc/bento/torrc",
+    }),
+  }),
   onion: section("How clients reach the box: as an onion service, which works beside every relay.", {
     mode: choice(["none", "single-hop", "hidden"])
       .default("single-hop")
       .describe("an onion service for the box; single-hop is faster but does not hide where the box is"),
-    tor: z
-      .string()
-      .min(1, "expected the name or path of a tor program")
-      .default("tor")
-      .describe("program that the box starts for its onion service"),
-    torrc: path.optional().meta({
-      description: "file that the box's own tor reads as well, for private networks",
-      example: "/etc/bento/torrc",
-    }),
     control: socketAddress
       .optional()
       .meta({ description: "use this running tor instead of starting one", example: "127.0.0.1:9051" }),
@@ -175,6 +177,29 @@ export const boxSchema = section("Configuration of a Bento box.", {
       {
         enabled: z.boolean("expected true or false").default(true).describe("whether functions may have any"),
         bytes: bytes.prefault("64MiB").describe("of one function"),
+      },
+    ),
+    bento: section("Functions that deploy functions. Each number is for one function.", {
+      boxes: z
+        .array(z.string("expected text").max(300))
+        .max(BOXES_MAX)
+        .prefault([SELF])
+        .describe('where: "self" this box, "*" all others over Tor, addresses; empty = nowhere'),
+      functions: whole(0, 100_000).default(64).describe("deployed in all"),
+      invocations: whole(0, 1_000_000).default(10_000).describe("of what was deployed, in all"),
+      sessions: whole(0, 1000).default(32).describe("with them at once"),
+      depth: whole(1, 8).default(2).describe("generations of functions that deploy functions"),
+      bytes: bytes.prefault("1GiB").describe("of all sessions, both ways together"),
+    }),
+    tor: section(
+      "Tor behind a filter: own circuits, streams, onion services. Each number is for one instance.",
+      {
+        routines: subset(TOR_ROUTINES).prefault([]).describe("what functions may do; empty = nothing"),
+        circuits: whole(0, 1000).default(8).describe("at once"),
+        streams: whole(0, 10_000).default(32).describe("at once"),
+        onions: whole(0, 100).default(2).describe("onion services at once"),
+        extends_per_minute: whole(0, 10_000).default(60).describe("hops of circuits built"),
+        bytes: bytes.prefault("1GiB").describe("of all streams, both ways together"),
       },
     ),
     function: section("For each function or instance by itself.", {

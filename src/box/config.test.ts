@@ -21,8 +21,11 @@ test("parseBoxConfig: an empty file is a box that serves on loopback and as an o
   assert.deepEqual(config.onion, {
     kind: "single-hop",
     port: 80,
-    tor: { kind: "own", program: "tor", torrc: null },
+    control: null,
   });
+  assert.deepEqual(config.tor, { program: "tor", torrc: null });
+  assert.deepEqual(config.policy.bento?.boxes, ["self"]);
+  assert.equal(config.policy.tor, null);
   assert.equal(config.relay.control, null);
   assert.equal(config.policy.function.memoryBytes, 128 * 2 ** 20);
 });
@@ -58,7 +61,7 @@ test("parseBoxConfig: reads every section", () => {
   assert.deepEqual(config.onion, {
     kind: "hidden",
     port: 80,
-    tor: { kind: "running", control: { kind: "tcp", host: "127.0.0.1", port: 9051 } },
+    control: { kind: "tcp", host: "127.0.0.1", port: 9051 },
   });
   assert.equal(config.exitPort?.port, 5006);
   assert.deepEqual(config.policy.net?.privateNetworksAllowed, ["127.0.0.0/8"]);
@@ -151,4 +154,13 @@ test("parseSocketAddress: takes addresses and sockets, not names", () => {
   ]) {
     assert.equal(parseSocketAddress(text), undefined, text);
   }
+});
+
+test("parseBoxConfig: a hidden box tells nothing about its machine", () => {
+  const facts = '[policy]\nbox = ["load"]\n';
+  assert.deepEqual(parseBoxConfig(facts).policy.box, ["load"]);
+  assert.match(
+    errorOf(`${facts}[onion]\nmode = "hidden"\n`),
+    /^Cannot read box.toml: policy.box: found load, expected none/,
+  );
 });

@@ -10,6 +10,7 @@ import {
   type FunctionLimits,
   IMAGE_NEEDS,
   type ImageName,
+  type Policy,
   type SyscallGroup,
   type TotalLimits,
 } from "../wire/policy.ts";
@@ -31,6 +32,8 @@ export interface BoxConfig {
   readonly listen: readonly SocketAddress[];
   readonly admin: SocketAddress | null;
   readonly relay: { readonly control: SocketAddress | null; readonly fingerprint: string | null };
+  /** How the box's own tor processes are started. */
+  readonly tor: TorConfig;
   readonly onion: OnionConfig;
   /** Where the box listens beside the relay for circuits that end there. */
   readonly exitPort: TcpAddress | null;
@@ -44,14 +47,19 @@ export interface BoxConfig {
   };
 }
 
+export interface TorConfig {
+  readonly program: string;
+  /** A file that each of them reads as well. */
+  readonly torrc: string | null;
+}
+
 export type OnionConfig =
   | { readonly kind: "none" }
   | {
       readonly kind: "single-hop" | "hidden";
       readonly port: number;
-      readonly tor:
-        | { readonly kind: "own"; readonly program: string; readonly torrc: string | null }
-        | { readonly kind: "running"; readonly control: SocketAddress };
+      /** The control port of a running tor to use, null to start one. */
+      readonly control: SocketAddress | null;
     };
 
 export interface PolicyConfig {
@@ -64,6 +72,8 @@ export interface PolicyConfig {
   readonly net: NetConfig | null;
   /** null: no storage. */
   readonly storage: { readonly bytes: number } | null;
+  readonly bento: Policy["bento"];
+  readonly tor: Policy["tor"];
   readonly function: FunctionLimits;
   readonly total: TotalLimits;
   /** Disk for installed functions: bytes. */
@@ -92,7 +102,7 @@ export function parseBoxConfig(text: string): BoxConfig {
 }
 
 function configOf(toml: BoxToml): BoxConfig {
-  const { box, relay, onion, exit_port, legacy2021, warm, sandbox } = toml;
+  const { box, relay, tor, onion, exit_port, legacy2021, warm, sandbox } = toml;
   return {
     name: box.name,
     contact: box.contact ?? null,
@@ -100,6 +110,7 @@ function configOf(toml: BoxToml): BoxConfig {
     listen: box.listen,
     admin: box.admin ?? null,
     relay: { control: relay.control ?? null, fingerprint: relay.fingerprint ?? null },
+    tor: { program: tor.program, torrc: tor.torrc ?? null },
     onion: onionOf(onion),
     exitPort: exit_port.listen ?? null,
     legacy2021: legacy2021.listen ?? null,
@@ -111,17 +122,11 @@ function configOf(toml: BoxToml): BoxConfig {
 
 function onionOf(onion: BoxToml["onion"]): OnionConfig {
   if (onion.mode === "none") return { kind: "none" };
-  return {
-    kind: onion.mode,
-    port: onion.port,
-    tor: onion.control
-      ? { kind: "running", control: onion.control }
-      : { kind: "own", program: onion.tor, torrc: onion.torrc ?? null },
-  };
+  return { kind: onion.mode, port: onion.port, control: onion.control ?? null };
 }
 
 function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
-  const { net, storage, function: each, total } = policy;
+  const { net, storage, bento, tor, function: each, total } = policy;
   return {
     store: policy.store,
     images: policy.images,
@@ -138,6 +143,8 @@ function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
         }
       : null,
     storage: storage.enabled ? { bytes: storage.bytes } : null,
+    bento: bento.boxes.length > 0 ? bento : null,
+    tor: tor.routines.length > 0 ? torPolicy(tor) : null,
     function: {
       memoryBytes: each.memory,
       cpuPercent: each.cpu,
@@ -159,10 +166,14 @@ function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
   };
 }
 
+function torPolicy({ extends_per_minute, ...rest }: BoxToml["policy"]["tor"]): PolicyConfig["tor"] {
+  return { ...rest, extendsPerMinute: extends_per_minute };
+}
+
 /** Keys that are right by themselves and wrong together. */
 function contradictions(toml: BoxToml): string[] {
   const lines: string[] = [];
-  const { policy, onion } = toml;
+  const { policy } = toml;
   const atMost = (key: string, value: number, limitName: string, limit: number) => {
     if (value > limit)
       lines.push(`${key}: found ${formatBytes(value)}, expected at most ${limitName}, ${formatBytes(limit)}`);
@@ -173,24 +184,32 @@ function contradictions(toml: BoxToml): string[] {
   if (policy.storage.enabled) {
     atMost("policy.storage.bytes", policy.storage.bytes, "policy.total.storage", policy.total.storage);
   }
-  if (policy.images.includes("chromium")) {
-    if (toml.sandbox.profile === "strict") {
-      lines.push(
-        'policy.images: found "chromium", expected none with sandbox.profile "strict": it has a wider filter',
-      );
-    }
-    const needs = IMAGE_NEEDS.chromium;
-    const atLeast = (key: string, value: number, need = 0, show: (value: number) => string = String) => {
-      if (value < need)
-        lines.push(`${key}: found ${show(value)}, expected at least ${show(need)} for image chromium`);
-    };
-    atLeast("policy.function.memory", policy.function.memory, needs.memoryBytes, formatBytes);
-    atLeast("policy.function.pids", policy.function.pids, needs.pids);
-    atLeast("policy.function.tmp", policy.function.tmp, needs.tmpBytes, formatBytes);
+  lines.push(...chromiumContradictions(toml));
+  if (toml.onion.mode === "hidden" && policy.box.length > 0) {
+    lines.push(
+      `policy.box: found ${policy.box.join(", ")}, expected none with onion.mode = "hidden": load and traffic help to find a machine`,
+    );
   }
-  if (onion.control && onion.torrc !== undefined) {
-    lines.push("onion.torrc: found a file, expected none beside onion.control: that tor has its own");
+  return lines;
+}
+
+/** The image has a filter of its own, and needs room that the defaults of others do not have. */
+function chromiumContradictions({ policy, sandbox }: BoxToml): string[] {
+  if (!policy.images.includes("chromium")) return [];
+  const lines: string[] = [];
+  if (sandbox.profile === "strict") {
+    lines.push(
+      'policy.images: found "chromium", expected none with sandbox.profile "strict": it has a wider filter',
+    );
   }
+  const needs = IMAGE_NEEDS.chromium;
+  const atLeast = (key: string, value: number, need = 0, show: (value: number) => string = String) => {
+    if (value < need)
+      lines.push(`${key}: found ${show(value)}, expected at least ${show(need)} for image chromium`);
+  };
+  atLeast("policy.function.memory", policy.function.memory, needs.memoryBytes, formatBytes);
+  atLeast("policy.function.pids", policy.function.pids, needs.pids);
+  atLeast("policy.function.tmp", policy.function.tmp, needs.tmpBytes, formatBytes);
   return lines;
 }
 

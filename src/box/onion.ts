@@ -9,13 +9,14 @@ import type { Log } from "../base/log.ts";
 import { ControlClient, type OnionPort } from "../tor/control-client.ts";
 import { addOnionService, type OnionService, startSingleHopService } from "../tor/onion-service.ts";
 import { TorProcess } from "../tor/process.ts";
-import type { OnionConfig, SocketAddress } from "./config.ts";
+import type { OnionConfig, SocketAddress, TorConfig } from "./config.ts";
 
 /** Milliseconds between attempts: first, and longest. */
 const RETRY = { firstMs: 2_000, longestMs: 300_000 } as const;
 
 export interface OnionOptions {
   readonly config: Exclude<OnionConfig, { kind: "none" }>;
+  readonly tor: TorConfig;
   /** Private directory for keys and the box's own tor. */
   readonly dir: string;
   /** Where the box listens. */
@@ -78,12 +79,11 @@ export class OnionPublisher implements AsyncDisposable {
   }
 
   async #publish(signal: AbortSignal): Promise<Published> {
-    const { config, dir } = this.#options;
+    const { config, tor, dir } = this.#options;
     const ports = [{ virtualPort: config.port, target: targetText(this.#options.target) }];
-    const { tor } = config;
-    if (tor.kind === "running") {
+    if (config.control) {
       await using undo = new AsyncDisposableStack();
-      const { control: at } = tor;
+      const at = config.control;
       const address = at.kind === "unix" ? { path: at.path } : { host: at.host, port: at.port };
       const control = undo.use(await ControlClient.connect(address, { signal }));
       return await throughControl(control, ports, { dir, undo, signal });

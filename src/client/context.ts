@@ -22,6 +22,8 @@ const boxEntry = z.object({
   exit: z.string().max(300).optional(),
   /** Fingerprint of the companion relay. */
   fingerprint: z.string().max(40).optional(),
+  /** Control port of the tor that reaches it: an address that is no onion is reached by circuits that end at the relay. */
+  control: z.string().max(300).optional(),
 });
 export type BoxEntry = z.infer<typeof boxEntry>;
 
@@ -30,6 +32,9 @@ const reach = {
   box: z.string().max(300),
   socks: z.string().max(300).optional(),
   direct: z.boolean().optional(),
+  /** Fingerprint of the relay where circuits to it end, and the control port of the tor that builds them. */
+  relay: z.string().max(40).optional(),
+  control: z.string().max(300).optional(),
   isolation: z.string().max(200),
 };
 
@@ -40,6 +45,8 @@ const functionEntry = z.object({
   sourceHash: z.string().optional(),
   expiresAt: z.number(),
 });
+/** How a saved thing is reached. */
+export type SavedReach = Pick<FunctionEntry, "box" | "socks" | "direct" | "relay" | "control">;
 export type FunctionEntry = z.infer<typeof functionEntry>;
 
 const instanceEntry = z.object({
@@ -52,7 +59,6 @@ const instanceEntry = z.object({
   /** Set when `run` installed the function for this one call: it is ended with the instance. */
   shutdownToken: z.string().optional(),
 });
-export type InstanceEntry = z.infer<typeof instanceEntry>;
 
 const contextSchema = z.object({
   version: z.literal(1),
@@ -184,6 +190,27 @@ export class Context {
       else await this.#clock.sleep(LOCK_STEP_MS);
     }
   }
+}
+
+/**
+ * Drops what was saved of boxes that no longer exist, named or by address: their tokens open nothing any more, and boxes
+ * of a new network take over the names. Returns what was dropped.
+ */
+export function forgetBoxes(data: ContextData, boxes: Readonly<Record<string, BoxEntry>>): Forgotten {
+  const gone = new Set(
+    Object.entries(boxes).flatMap(([box, { address, direct, exit }]) => [box, address, direct, exit]),
+  );
+  const drop = (entries: Record<string, { readonly box: string }>) => {
+    const dropped = Object.keys(entries).filter((key) => gone.has(entries[key]?.box));
+    for (const key of dropped) delete entries[key];
+    return dropped;
+  };
+  return { functions: drop(data.functions), instances: drop(data.instances) };
+}
+
+export interface Forgotten {
+  readonly functions: readonly string[];
+  readonly instances: readonly string[];
 }
 
 /** `base`, or `base-2`, `base-3`, ...: the first that is not taken. */

@@ -13,7 +13,7 @@ import { type PackageInput, sourceHash } from "../wire/package.ts";
 import { nearest } from "./nearest.ts";
 
 /** Functions that come with Bento. */
-export const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
+const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
 
 const ENTRY_FILES = ["function.ts", "function.js", "function.mjs", "function.py"] as const;
 const SOURCE_KINDS: Readonly<Record<string, "deno" | "python">> = {

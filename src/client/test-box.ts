@@ -36,6 +36,8 @@ export const TEST_POLICY: Policy = {
   isolation: "process",
   syscalls: ["fork", "files", "loopback"],
   net: { exit: ["accept *:*"], connections: 16, bytes: 64 * MIB },
+  bento: null,
+  tor: null,
   storage: { bytes: 16 * MIB },
   box: ["load"],
   packageBytes: 4 * MIB,

@@ -23,6 +23,8 @@ const POLICY: Policy = {
   isolation: "process",
   syscalls: ["files"],
   net: { exit: ["reject *:25", "accept *:*"], connections: 4, bytes: MIB },
+  bento: null,
+  tor: null,
   storage: { bytes: 10 * MIB },
   box: ["load"],
   packageBytes: MIB,
@@ -192,5 +194,44 @@ test("grant: never gives more than the policy, whatever is asked", () => {
       assert.ok((net?.connections ?? 0) <= 4 && (net?.bytes ?? 0) <= MIB);
       assert.ok((storage?.bytes ?? 0) <= 10 * MIB);
     }),
+  );
+});
+
+const OPEN: Policy = {
+  ...POLICY,
+  bento: { boxes: ["self"], functions: 4, invocations: 20, sessions: 2, depth: 2, bytes: MIB },
+  tor: { routines: ["circuits"], circuits: 2, streams: 3, onions: 0, extendsPerMinute: 10, bytes: MIB },
+};
+
+function rulesRefused(change: Partial<ManifestInput>, policy: Policy = OPEN): string[] {
+  const result = grant(manifest(change), policy);
+  return result.kind === "refused" ? result.refusals.map(({ rule }) => rule) : [];
+}
+
+test("grant: deploying functions is refused without a policy for it, on closed boxes, and beyond each number", () => {
+  assert.deepEqual(rulesRefused({ bento: { functions: 1 } }, POLICY), ["bento"]);
+  assert.deepEqual(rulesRefused({ bento: { functions: 4, boxes: ["self"], depth: 2, sessions: 2 } }), []);
+  assert.deepEqual(
+    rulesRefused({
+      bento: { boxes: ["*"], functions: 5, invocations: 21, sessions: 3, depth: 3, bytes: "2MiB" },
+    }),
+    ["bento.boxes", "bento.functions", "bento.invocations", "bento.sessions", "bento.depth", "bento.bytes"],
+  );
+});
+
+test('grant: "*" in a policy opens every other box, not this one', () => {
+  const abroad: Policy = { ...OPEN, bento: OPEN.bento && { ...OPEN.bento, boxes: ["*"] } };
+  assert.deepEqual(rulesRefused({ bento: { functions: 1, boxes: ["box.example:5005", "*"] } }, abroad), []);
+  assert.deepEqual(rulesRefused({ bento: { functions: 1, boxes: ["self"] } }, abroad), ["bento.boxes"]);
+});
+
+test("grant: Tor is refused without a policy for it, beyond each number, and for other routines", () => {
+  assert.deepEqual(rulesRefused({ tor: { routines: ["circuits"] } }, POLICY), ["tor"]);
+  assert.deepEqual(rulesRefused({ tor: { routines: ["circuits"], circuits: 2 } }), []);
+  assert.deepEqual(
+    rulesRefused({
+      tor: { routines: ["onions"], circuits: 3, streams: 4, onions: 1, extendsPerMinute: 11, bytes: "2MiB" },
+    }),
+    ["tor.routines", "tor.circuits", "tor.streams", "tor.onions", "tor.extendsPerMinute", "tor.bytes"],
   );
 });

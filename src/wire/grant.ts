@@ -8,12 +8,15 @@ import { parseDestination } from "./destination.ts";
 import type { Refusal } from "./error-code.ts";
 import type { Manifest } from "./manifest.ts";
 import {
+  ANY_BOX,
   type BoxFact,
   type FunctionLimits,
   IMAGE_NEEDS,
   type ImageName,
   type Policy,
+  SELF,
   type SyscallGroup,
+  type TorRoutine,
 } from "./policy.ts";
 import { formatDuration } from "./quantity.ts";
 
@@ -23,6 +26,8 @@ export interface Grant {
   readonly syscalls: readonly SyscallGroup[];
   readonly net?: NetGrant;
   readonly storage?: { readonly bytes: number };
+  readonly bento?: BentoGrant;
+  readonly tor?: TorGrant;
   readonly box: readonly BoxFact[];
   readonly limits: FunctionLimits;
 }
@@ -33,6 +38,33 @@ export interface NetGrant {
   /** Connections of one instance at once. */
   readonly connections: number;
   /** Bytes of one instance, both ways together. */
+  readonly bytes: number;
+}
+
+/** Deploying functions: counts are for the function, all its instances together, as long as it is installed. */
+export interface BentoGrant {
+  /** "*" every box but this one, "self" this one, or addresses. */
+  readonly boxes: readonly string[];
+  /** Functions deployed in all. One that may deploy itself costs as many more as its manifest asks for. */
+  readonly functions: number;
+  readonly invocations: number;
+  /** Sessions at once. */
+  readonly sessions: number;
+  /** 1: what is deployed deploys nothing. A manifest may be deployed that asks for a smaller depth. */
+  readonly depth: number;
+  /** Bytes of all sessions, both ways together. */
+  readonly bytes: number;
+}
+
+/** What one instance may do with Tor. */
+export interface TorGrant {
+  readonly routines: readonly TorRoutine[];
+  /** Circuits, streams, onion services at once. */
+  readonly circuits: number;
+  readonly streams: number;
+  readonly onions: number;
+  readonly extendsPerMinute: number;
+  /** Bytes of all streams, both ways together. */
   readonly bytes: number;
 }
 
@@ -52,6 +84,14 @@ const DEFAULTS: FunctionLimits = {
   backlogBytes: 4 * 2 ** 20,
 };
 const DEFAULT_NET_BYTES = 64 * 2 ** 20;
+const DEFAULT_TOR = {
+  circuits: 4,
+  streams: 16,
+  onions: 1,
+  extendsPerMinute: 30,
+  bytes: 64 * 2 ** 20,
+} as const;
+const DEFAULT_BENTO = { invocationsPerFunction: 8, sessions: 16, bytes: 64 * 2 ** 20 } as const;
 
 const asCount = (value: number) => String(value);
 const asPercent = (value: number) => `${value}%`;
@@ -116,10 +156,13 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
     limits,
     ...netGrant(manifest, policy, refuse, within),
     ...storageGrant(manifest, policy, refuse, within),
+    ...bentoGrant(manifest, policy, refuse, within),
+    ...torGrant(manifest, policy, refuse, within, members),
   };
   return refusals.length > 0 ? { kind: "refused", refusals } : { kind: "granted", grant: granted };
 }
 
+type Members = <T extends string>(rule: string, wanted: readonly T[], offered: readonly T[]) => readonly T[];
 type Refuse = (rule: string, wanted: string, limit: string) => void;
 type Within = (
   rule: string,
@@ -186,5 +229,76 @@ function storageGrant(
   }
   return {
     storage: { bytes: within("storage", manifest.storage.bytes, policy.storage.bytes, 0, formatBytes) },
+  };
+}
+
+function bentoGrant(
+  { bento: wanted }: Manifest,
+  { bento: offered }: Policy,
+  refuse: Refuse,
+  within: Within,
+): { bento?: BentoGrant } {
+  if (!wanted) return {};
+  if (!offered) {
+    refuse("bento", "deploying functions", "none");
+    return {};
+  }
+  const open = new Set(offered.boxes);
+  const closed = wanted.boxes.filter((box) => !open.has(box) && (box === SELF || !open.has(ANY_BOX)));
+  if (closed.length > 0) refuse("bento.boxes", closed.join(", "), offered.boxes.join(", ") || "none");
+  const most = bentoNeeds(wanted);
+  return {
+    bento: {
+      boxes: wanted.boxes,
+      functions: within("bento.functions", wanted.functions, offered.functions, most.functions, asCount),
+      invocations: within(
+        "bento.invocations",
+        wanted.invocations,
+        offered.invocations,
+        most.invocations,
+        asCount,
+      ),
+      sessions: within("bento.sessions", wanted.sessions, offered.sessions, most.sessions, asCount),
+      depth: within("bento.depth", wanted.depth, offered.depth, most.depth, asCount),
+      bytes: within("bento.bytes", wanted.bytes, offered.bytes, most.bytes, formatBytes),
+    },
+  };
+}
+
+/** What `bento` of a manifest comes to where the policy sets no lower limit: the most that it can be granted. */
+export function bentoNeeds(wanted: NonNullable<Manifest["bento"]>): BentoGrant {
+  return {
+    boxes: wanted.boxes,
+    functions: wanted.functions,
+    invocations: wanted.invocations ?? wanted.functions * DEFAULT_BENTO.invocationsPerFunction,
+    sessions: wanted.sessions ?? DEFAULT_BENTO.sessions,
+    depth: wanted.depth,
+    bytes: wanted.bytes ?? DEFAULT_BENTO.bytes,
+  };
+}
+
+function torGrant(
+  { tor: wanted }: Manifest,
+  { tor: offered }: Policy,
+  refuse: Refuse,
+  within: Within,
+  members: Members,
+): { tor?: TorGrant } {
+  if (!wanted) return {};
+  if (!offered) {
+    refuse("tor", wanted.routines.join(", "), "none");
+    return {};
+  }
+  const count = (name: "circuits" | "streams" | "onions" | "extendsPerMinute") =>
+    within(`tor.${name}`, wanted[name], offered[name], DEFAULT_TOR[name], asCount);
+  return {
+    tor: {
+      routines: members("tor.routines", wanted.routines, offered.routines),
+      circuits: count("circuits"),
+      streams: count("streams"),
+      onions: count("onions"),
+      extendsPerMinute: count("extendsPerMinute"),
+      bytes: within("tor.bytes", wanted.bytes, offered.bytes, DEFAULT_TOR.bytes, formatBytes),
+    },
   };
 }

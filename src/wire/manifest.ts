@@ -4,10 +4,17 @@
 import { z } from "zod";
 import { DESTINATION_PATTERN, parseDestination } from "./destination.ts";
 import { BoxError } from "./error-code.ts";
-import { BOX_FACTS, IMAGES, SYSCALL_GROUPS } from "./policy.ts";
+import { ANY_BOX, BOX_FACTS, BOXES_MAX, IMAGES, SELF, SYSCALL_GROUPS, TOR_ROUTINES } from "./policy.ts";
 import { byteCount, duration, percent } from "./quantity.ts";
 
 const positive = z.int().positive().max(1_000_000);
+
+/** "*", "self", `….onion[:port]` or `host:port`. */
+const BOX_PATTERN = new RegExp(
+  `^(\\${ANY_BOX}|${SELF}|[a-z2-7]{56}\\.onion(:\\d{1,5})?|[^\\s:/]+:\\d{1,5}|\\[[0-9a-fA-F:.]+\\]:\\d{1,5})$`,
+);
+/** Generations that a function may ask for: more than three have no use known. */
+const DEPTH_MAX = 8;
 
 const DESTINATION_WANTED = 'expected host:port such as "*:443"';
 
@@ -42,6 +49,30 @@ export const manifestSchema = z.strictObject({
     })
     .optional(),
   storage: z.strictObject({ bytes: byteCount }).optional(),
+  bento: z
+    .strictObject({
+      boxes: z
+        .array(z.string().max(300).regex(BOX_PATTERN, 'expected "*", "self" or the address of a box'))
+        .min(1)
+        .max(BOXES_MAX)
+        .default([ANY_BOX, SELF]),
+      functions: positive,
+      invocations: positive.optional(),
+      sessions: positive.optional(),
+      depth: z.int().min(1).max(DEPTH_MAX).default(1),
+      bytes: byteCount.optional(),
+    })
+    .optional(),
+  tor: z
+    .strictObject({
+      routines: z.array(z.enum(TOR_ROUTINES)).min(1).max(TOR_ROUTINES.length),
+      circuits: positive.optional(),
+      streams: positive.optional(),
+      onions: positive.optional(),
+      extendsPerMinute: positive.optional(),
+      bytes: byteCount.optional(),
+    })
+    .optional(),
   box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length).default([]),
   memory: byteCount.optional(),
   cpu: percent.optional(),

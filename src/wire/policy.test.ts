@@ -20,6 +20,8 @@ const POLICY = {
   syscalls: [],
   net: { exit: ["accept *:*"], connections: 1, bytes: 1 },
   storage: null,
+  bento: null,
+  tor: null,
   box: [],
   packageBytes: 1,
   function: LIMITS,

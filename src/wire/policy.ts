@@ -24,8 +24,18 @@ export const SYSCALL_GROUPS = ["fork", "files", "loopback"] as const;
 export type SyscallGroup = (typeof SYSCALL_GROUPS)[number];
 
 /** What `env.box` may tell a function about the box. */
-export const BOX_FACTS = ["load", "memory", "instances", "limits"] as const;
+export const BOX_FACTS = ["load", "memory", "disk", "network", "instances", "limits"] as const;
 export type BoxFact = (typeof BOX_FACTS)[number];
+
+/** What `env.tor` may be used for (spec/policy 2.4). */
+export const TOR_ROUTINES = ["circuits", "streams", "onions", "events", "directory"] as const;
+export type TorRoutine = (typeof TOR_ROUTINES)[number];
+
+/** The box itself among the boxes that a function may deploy to, and all boxes. */
+export const SELF = "self";
+export const ANY_BOX = "*";
+/** Boxes that a policy or a manifest may name. */
+export const BOXES_MAX = 256;
 
 /** Exit rules that a policy may carry: real relays have tens, those with block lists hundreds. */
 export const EXIT_RULES_MAX = 2000;
@@ -53,7 +63,7 @@ export const functionLimitsSchema = z.strictObject({
 });
 export type FunctionLimits = z.infer<typeof functionLimitsSchema>;
 
-export const totalLimitsSchema = z.strictObject({
+const totalLimitsSchema = z.strictObject({
   functions: count,
   instances: count,
   memoryBytes: count,
@@ -80,6 +90,34 @@ export const policySchema = z.strictObject({
     .nullable(),
   /** Encrypted storage that a function keeps between its instances, or null for none. */
   storage: z.strictObject({ bytes: count }).nullable(),
+  /** Functions that deploy functions, on this box and on others over Tor, or null for none. Each for one function. */
+  bento: z
+    .strictObject({
+      /** Where: "*" all boxes, "self" this one, or addresses. */
+      boxes: z.array(z.string().max(300)).max(BOXES_MAX),
+      /** Functions deployed in all, those deployed by them included. */
+      functions: count,
+      /** Invocations in all. */
+      invocations: count,
+      /** Sessions at once. */
+      sessions: count,
+      /** Generations: 1 = what is deployed deploys nothing itself. */
+      depth: count,
+      /** Bytes of all sessions, both ways together. */
+      bytes: count,
+    })
+    .nullable(),
+  /** Tor's circuits, streams and onion services, or null for none. Counts are for one instance. */
+  tor: z
+    .strictObject({
+      routines: z.array(z.enum(TOR_ROUTINES)).max(TOR_ROUTINES.length),
+      circuits: count,
+      streams: count,
+      onions: count,
+      extendsPerMinute: count,
+      bytes: count,
+    })
+    .nullable(),
   box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length),
   packageBytes: count,
   function: functionLimitsSchema,

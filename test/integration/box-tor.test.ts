@@ -49,9 +49,10 @@ before(async () => {
 data_dir = "${join(temp, "box")}"
 [relay]
 control = "${control.host}:${control.port}"
+[tor]
+torrc = "${torrc}"
 [onion]
 mode = "single-hop"
-torrc = "${torrc}"
 [exit_port]
 listen = "${net.node("e1").address}:${EXIT_PORT}"
 [sandbox]

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { TestBox, type TestScript } from "../../src/client/test-box.ts";
+import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
@@ -78,6 +78,7 @@ test("bento --version: prints the version alone", async (t) => {
   assert.match(out, /^\d+\.\d+\.\d+\n$/);
 });
 
+const RELAY = "AB".repeat(20);
 const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["an unknown command", ["rnu"], 2, /Did you mean run\?/],
   ["an unknown option", ["run", "hello", "--bxo", "x"], 2, /--box/],
@@ -92,6 +93,23 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
     ["policy", "127.0.0.1:1", "--direct", "--socks", "127.0.0.1:9"],
     2,
     /cannot be used with/,
+  ],
+  ["--relay without a control port", ["policy", "127.0.0.1:1", "--relay", RELAY], 2, /--tor-control/],
+  ["--relay that is none", ["policy", "127.0.0.1:1", "--relay", "abc"], 2, /40 hexadecimal/],
+  ["--relay with a host name", ["policy", "box.test:1", "--relay", RELAY], 2, /own IP address/],
+  ["--relay with an onion address", ["policy", `${"a".repeat(56)}.onion`, "--relay", RELAY], 2, /no --relay/],
+  [
+    "--relay with --direct",
+    ["policy", "127.0.0.1:1", "--relay", RELAY, "--direct"],
+    2,
+    /cannot be used with/,
+  ],
+  ["--tor-control alone", ["policy", "127.0.0.1:1", "--tor-control", "127.0.0.1:1"], 2, /--relay/],
+  [
+    "no control port there",
+    ["policy", "127.0.0.1:1", "--relay", RELAY, "--tor-control", "127.0.0.1:1"],
+    5,
+    /control port at 127\.0\.0\.1:1/,
   ],
   ["arguments and a call", ["run", "hello", "a", "--call", "f()", "--box", "127.0.0.1:1"], 2, /not several/],
   [
@@ -158,6 +176,43 @@ test("bento run -i -: standard input is the function's input, -o writes the file
   assert.equal(code, 0, err);
   assert.equal(out, "");
   assert.equal(await readFile(file, "utf8"), "one\ntwo\n");
+});
+
+test("bento run -o, -i, browse -o: a file that cannot be used is told before anything is started", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: greet });
+  const reach = ["--box", box.address, "--direct"];
+  const cases = [
+    [["run", "hello", "-o", "missing/out"], 3, /Cannot write missing\/out: ENOENT/],
+    [["run", "hello", "-o", "."], 3, /Cannot write \.: EISDIR/],
+    [["run", "hello", "-i", "missing"], 2, /Cannot read input from missing: ENOENT/],
+    [["run", "hello", "-i", "."], 2, /it is a folder/],
+    [["browse", "http://a.test/", "-o", "missing/out"], 3, /Cannot write missing\/out: ENOENT/],
+  ] as const;
+  for (const [args, wanted, message] of cases) {
+    const { code, err } = await user.bento([...args, ...reach]);
+    assert.equal(code, wanted, err);
+    assert.match(err, message);
+  }
+  assert.deepEqual(box.requests, [], "the box was never asked");
+  assert.equal((await user.bento(["ls"])).out, "");
+});
+
+test("bento run -o: a box that refuses leaves a file as it was; one that does not, replaces it", async (t) => {
+  const user = await newUser(t);
+  await using closed = await TestBox.start({ policy: { ...TEST_POLICY, images: ["python"] } });
+  await using open = await TestBox.start({ script: greet });
+  const file = path.join(user.dir, "out");
+  const run = (box: TestBox) => user.bento(["run", "hello", "--box", box.address, "--direct", "-o", file]);
+  assert.equal((await run(closed)).code, 4);
+  await assert.rejects(stat(file), { code: "ENOENT" });
+  await writeFile(file, "what was there before, longer than the output");
+  assert.equal((await run(closed)).code, 4);
+  assert.match(await readFile(file, "utf8"), /before/);
+  assert.equal((await run(open)).code, 0);
+  assert.equal(await readFile(file, "utf8"), "hello world");
+  const device = ["run", "hello", "--box", open.address, "--direct", "-o", "/dev/null"];
+  assert.equal((await user.bento(device)).code, 0, "what cannot be emptied is written to");
 });
 
 test("bento run --json: one JSON value a line, ending with the outcome", async (t) => {
@@ -413,6 +468,12 @@ test("bento completions: bash completes commands, subcommands, options and funct
   assert.deepEqual(await complete("bento", "net", "up", "--la"), ["--latency"]);
   assert.deepEqual(await complete("bento", "run", "hel"), ["hello"]);
   assert.deepEqual(await complete("bento", "run", "hello", "--b"), ["--box"]);
+  await writeFile(path.join(user.dir, "a-file"), "");
+  assert.deepEqual(await complete("bento", "completions", ""), ["bash", "zsh", "fish"]);
+  assert.deepEqual(await complete("bento", "logs", ""), [""], "no file is a token");
+  assert.deepEqual(await complete("bento", "run", "--box", ""), [""], "nor a box");
+  assert.deepEqual(await complete("bento", "run", "a-"), ["a-file"]);
+  assert.deepEqual(await complete("bento", "run", "hello", "-o", "a-"), ["a-file"]);
 });
 
 test("bento completions: the zsh and fish scripts name every command", async (t) => {

@@ -26,6 +26,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
   if (!level) throw usage(`Cannot log at "${options.log}": wanted ${LEVELS.join(", ")}`);
   const config = await readConfig(options.config);
   const { Box } = await import("../../box/box.ts");
+  const { remoteBoxes } = await import("../remote-boxes.ts");
   const log = createLog((line) => {
     // systemd and people read it as it stands; nothing sensitive is ever logged.
     cli.io.stderr.write(line);
@@ -38,7 +39,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
       .on("end", () => stop.resolve())
       .on("error", () => stop.resolve())
       .resume();
-  await using box = await Box.start(config, { clock: systemClock, log });
+  await using box = await Box.start(config, { clock: systemClock, log, remote: remoteBoxes });
   const { listen, exitPort, onion } = box.addresses;
   cli.io.event({
     event: "ready",

@@ -29,6 +29,8 @@ export function publishedPolicy(config: PolicyConfig, relayExit: readonly string
           }
         : null,
     storage: config.storage,
+    bento: config.bento,
+    tor: config.tor,
     box: [...config.box],
     packageBytes: config.packageBytes,
     function: config.function,

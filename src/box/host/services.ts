@@ -3,13 +3,24 @@
 // Everything a guest passes in has been parsed and bounded before it reaches a service.
 
 import type { Duplex } from "node:stream";
-import type { JsonValue } from "../../wire/api.ts";
+import type { Info, Invocation, JsonValue, Outcome, Stored } from "../../wire/api.ts";
+import type { Policy } from "../../wire/policy.ts";
 
 export interface HostServices {
   readonly net?: InstanceNet;
   readonly storage?: FunctionStorage;
+  readonly bento?: InstanceBento;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
+  /** Ends the function as its owner could, but for the instance that asks. Idempotent. */
+  readonly removeSelf?: () => Promise<void>;
+}
+
+/** The services that hold something for their instance: closed when it has ended. */
+export function servicesToClose(services: HostServices): readonly AsyncDisposable[] {
+  return Object.values(services).filter(
+    (service): service is AsyncDisposable => typeof service === "object" && Symbol.asyncDispose in service,
+  );
 }
 
 /** Connections out of one instance. Counts and closes what it opened. */
@@ -42,4 +53,60 @@ export interface FunctionStorage {
     after?: string;
     limit: number;
   }): Promise<readonly { key: string; bytes: number }[]>;
+}
+
+/** What `deploy` gives: everything that is needed to use the function, from anywhere. */
+export interface Deployed extends Stored {
+  /** The address as it is to be named, "self" for the box itself. */
+  readonly box: string;
+}
+
+/**
+ * Functions on this box and on others, for one instance, within the `bento` grant of its function. Throws
+ * RemoteRefusal: "bento-refused" (which boxes), "bento-budget" (used up), "bento-limit" (too much at once),
+ * "bento-depth", what the far box answered, or that it was not reached.
+ */
+export interface InstanceBento extends AsyncDisposable {
+  info(box: string, signal: AbortSignal): Promise<Info>;
+  policy(box: string, signal: AbortSignal): Promise<Policy>;
+  /** @param pack the package as JSON text, in pieces. */
+  deploy(
+    box: string,
+    pack: AsyncIterable<Uint8Array>,
+    options: { readonly linked: boolean; readonly signal: AbortSignal },
+  ): Promise<Deployed>;
+  exec(box: string, token: string, invocation: Invocation, signal: AbortSignal): Promise<string>;
+  /** Installs and starts, or starts what is installed, and attaches. */
+  run(
+    box: string,
+    what: { readonly token: string } | { readonly package: AsyncIterable<Uint8Array> },
+    invocation: Invocation,
+    options: { readonly linked: boolean; readonly endInput: boolean; readonly signal: AbortSignal },
+  ): Promise<FarSession>;
+  /** Attaches to an instance. */
+  open(
+    box: string,
+    instance: string,
+    options: { readonly offset?: number | undefined; readonly signal: AbortSignal },
+  ): Promise<FarSession>;
+  /** Whether a running instance was ended. */
+  close(box: string, instance: string, options: { kill: boolean; signal: AbortSignal }): Promise<boolean>;
+  /** How many instances were ended. */
+  shutdown(box: string, token: string, signal: AbortSignal): Promise<number>;
+}
+
+/** A session of a function with a function. Every byte is charged. */
+export interface FarSession {
+  readonly instance: string;
+  /** Output bytes before the first one that follows. */
+  readonly offset: number;
+  readonly deployed: Deployed | undefined;
+  readonly ended: Promise<Outcome>;
+  send(bytes: Uint8Array, last: boolean): Promise<void>;
+  endInput(): Promise<void>;
+  chunks(): AsyncIterable<{ readonly bytes: Uint8Array; readonly last: boolean }>;
+  /** Called when a broken connection was replaced: what was sent shortly before may not have arrived. */
+  onResumed: () => void;
+  /** Leaves. Idempotent. */
+  detach(): Promise<void>;
 }

@@ -4,7 +4,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
-import type { Invocation, Listing, Outcome, Stored } from "../../wire/api.ts";
+import type { Invocation, Listing, LogPage, Outcome, Stored } from "../../wire/api.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import type { Grant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
@@ -109,14 +109,25 @@ export class Operations {
     };
   }
 
+  /** Log lines of a function for its owner, after a position; waits for one until `signal` aborts, if there is one. */
+  async logs(credential: string | undefined, after: number, signal?: AbortSignal): Promise<LogPage> {
+    const { id } = await this.#findOwned(credential);
+    return await this.#options.instances.logs(id, after, signal);
+  }
+
   /** Removes the function durably, ends its instances and erases its storage. */
   async shutdown(credential: string | undefined): Promise<{ instancesEnded: number }> {
     const { id } = await this.#findOwned(credential);
+    return { instancesEnded: await this.remove(id) };
+  }
+
+  /** The same for a function that is known, sparing one of its instances. Returns how many instances were ended. */
+  async remove(id: FunctionId, spared?: Instance): Promise<number> {
     // The removal comes first: from then on no new instance can start.
     await this.#options.store.remove(id);
-    const instancesEnded = await this.#options.instances.endFunction(id, "shutdown");
+    const instancesEnded = await this.#options.instances.endFunction(id, "shutdown", spared);
     await this.#options.forget(id);
-    return { instancesEnded };
+    return instancesEnded;
   }
 
   /** Removes what has expired. */
@@ -202,15 +213,18 @@ function storedOf(pack: FunctionPackage, granted: Grant, added: AddedFunction): 
       syscalls: [...granted.syscalls],
       box: [...granted.box],
       net: granted.net && { ...granted.net, allow: [...granted.net.allow] },
+      bento: granted.bento && { ...granted.bento, boxes: [...granted.bento.boxes] },
+      tor: granted.tor && { ...granted.tor, routines: [...granted.tor.routines] },
     },
     expiresAt: added.expiresAt,
   };
 }
 
 function listed(instance: Instance) {
-  const { startedAt, isAttached, backlog } = instance;
+  const { log, startedAt, isAttached, backlog } = instance;
   const outcome: Outcome | undefined = instance.outcome;
   return {
+    number: log.number,
     startedAt,
     attached: isAttached,
     outputBytes: backlog.end,

@@ -10,9 +10,10 @@ import type { Grant } from "../../wire/grant.ts";
 import type { GuestStart } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { InstanceId } from "../../wire/token.ts";
-import type { HostServices } from "../host/services.ts";
+import { type HostServices, servicesToClose } from "../host/services.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { Backlog } from "./backlog.ts";
+import type { InstanceLog } from "./function-log.ts";
 import type { Guest, GuestEnd, GuestStarter } from "./guest.ts";
 import type { Spool } from "./spool.ts";
 
@@ -49,6 +50,7 @@ export class Instance implements AsyncDisposable {
   readonly functionId: FunctionId;
   readonly startedAt: number;
   readonly backlog: Backlog;
+  readonly log: InstanceLog;
   readonly #request: InstanceRequest;
   readonly #deps: InstanceDeps;
   readonly #ended = Promise.withResolvers<Outcome>();
@@ -64,8 +66,10 @@ export class Instance implements AsyncDisposable {
   #inputTurn: Promise<void> | undefined;
   #starting = false;
 
-  constructor(id: InstanceId, request: InstanceRequest, deps: InstanceDeps) {
+  /** Takes over `log`. */
+  constructor(id: InstanceId, request: InstanceRequest, log: InstanceLog, deps: InstanceDeps) {
     this.id = id;
+    this.log = log;
     this.functionId = request.functionId;
     this.startedAt = deps.clock.now();
     this.#request = request;
@@ -106,10 +110,13 @@ export class Instance implements AsyncDisposable {
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);
         },
+        onLog: (line) => {
+          this.log.append(line);
+        },
         signal: this.#abort.signal,
       });
     } catch (error) {
-      await services.net?.[Symbol.asyncDispose]();
+      await this.#close(services);
       this.#end({ kind: "died", reason: "crashed" });
       // Killed before it began: the outcome says so to whoever attaches.
       if (this.#killReason) return;
@@ -166,11 +173,12 @@ export class Instance implements AsyncDisposable {
     await this.#inTurn(signal, (guest) => guest.endInput());
   }
 
-  /** Kills what runs and frees the output. */
+  /** Kills what runs and frees output and log. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill("box-stopping");
     await this.#life;
     await this.backlog[Symbol.asyncDispose]();
+    this.log[Symbol.dispose]();
   }
 
   #guestStart(): GuestStart {
@@ -193,10 +201,7 @@ export class Instance implements AsyncDisposable {
     });
     const end = await guest.ended;
     cancelLimit();
-    await Promise.all([
-      this.#dispose("sandbox", guest),
-      services.net ? this.#dispose("connections", services.net) : undefined,
-    ]);
+    await Promise.all([this.#dispose("sandbox", guest), this.#close(services)]);
     this.#end(end);
   }
 
@@ -206,6 +211,10 @@ export class Instance implements AsyncDisposable {
     this.#guest = undefined;
     this.backlog.finish();
     this.#ended.resolve(this.#outcome);
+  }
+
+  async #close(services: HostServices): Promise<void> {
+    await Promise.all(servicesToClose(services).map((service) => this.#dispose("services", service)));
   }
 
   async #dispose(what: string, resource: AsyncDisposable): Promise<void> {

@@ -5,7 +5,6 @@ import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
-import { BentoError, systemCode } from "../../base/errors.ts";
 import { parseBytes } from "../../wire/quantity.ts";
 import { BoxClient, newIsolation, type Session, type StoredFunction } from "../client.ts";
 import { type Page, type PageProgress, receivePage } from "../digest/receive-page.ts";
@@ -14,6 +13,7 @@ import { reportOutcome } from "./attached.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
+import { OutputFile } from "./output-file.ts";
 import { Progress } from "./progress.ts";
 
 export interface BrowseOptions extends ReachOptions {
@@ -30,11 +30,13 @@ const FAILURES_SHOWN = 5;
 export async function browse(cli: Cli, address: string, options: BrowseOptions): Promise<ExitCode> {
   const url = parseUrl(address);
   const pad = parsePad(options.pad);
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const { page, session } = await fetchPage(cli, url, pad, options);
   const outcome = await session.ended;
   if (outcome.kind !== "returned" && page.url === undefined) return reportOutcome(cli, outcome);
-  const file = await deliver(cli, page, options);
-  report(cli, page, file);
+  // Where there was no page, nothing is written: only why, and exit code 1.
+  if (page.url !== undefined) await deliver(cli, page, output, options);
+  report(cli, page, page.url === undefined ? undefined : options.output);
   if (page.url === undefined) return EXIT.functionFailed;
   return page.verified ? EXIT.ok : EXIT.partial;
 }
@@ -70,7 +72,7 @@ export async function fetchPage(
         if (options.open && stage === "complete") opened.html = openInBrowser(cli, html);
       },
     });
-    if (options.open) await (opened.html ?? openInBrowser(cli, page.html));
+    if (options.open && page.url !== undefined) await (opened.html ?? openInBrowser(cli, page.html));
     return { page, session };
   } catch (error) {
     cli.signal.throwIfAborted();
@@ -105,19 +107,14 @@ function showProgress(progress: Progress, now: PageProgress): void {
   }
 }
 
-async function deliver(cli: Cli, page: Page, options: BrowseOptions): Promise<string | undefined> {
-  if (options.output !== undefined) {
-    try {
-      await writeFile(options.output, page.html);
-    } catch (cause) {
-      throw new BentoError("bad-config", `Cannot write ${options.output}: ${systemCode(cause) ?? "failed"}`, {
-        cause,
-      });
-    }
-    return options.output;
-  }
-  if (!options.open && !cli.io.json) await cli.io.write(page.html);
-  return undefined;
+async function deliver(
+  cli: Cli,
+  page: Page,
+  output: OutputFile | undefined,
+  options: BrowseOptions,
+): Promise<void> {
+  if (output) await output.write(page.html);
+  else if (!options.open && !cli.io.json) await cli.io.write(page.html);
 }
 
 function report(cli: Cli, page: Page, file: string | undefined): void {
@@ -138,13 +135,16 @@ function report(cli: Cli, page: Page, file: string | undefined): void {
   if (io.json) return;
   const sizes = `${formatBytes(contentBytes)} received${paddingBytes > 0 ? `, ${formatBytes(paddingBytes)} padding` : ""}`;
   io.note(
-    `${url === undefined ? "No page" : `${status} ${printable(url)}`}: ${resources.length} files, ${sizes}`,
+    url === undefined
+      ? io.red("There was no page; nothing was written.")
+      : `${status} ${printable(url)}: ${resources.length} files, ${sizes}`,
   );
-  io.note(
-    verified
-      ? io.green("The digest is whole and its hash is right.")
-      : io.red("Incomplete: this is what came."),
-  );
+  if (url !== undefined || !verified)
+    io.note(
+      verified
+        ? io.green("The digest is whole and its hash is right.")
+        : io.red("Incomplete: this is what came."),
+    );
   for (const failure of failures.slice(0, FAILURES_SHOWN)) {
     io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}`);
   }

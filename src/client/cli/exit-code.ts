@@ -31,6 +31,8 @@ export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   "net-refused": EXIT.denied,
   "tor-not-ready": EXIT.torNotReady,
   "tor-socks-unreachable": EXIT.torNotReady,
+  "tor-control-unreachable": EXIT.torNotReady,
+  "tor-control-auth": EXIT.torNotReady,
   "tor-missing": EXIT.torNotReady,
   "tor-start-failed": EXIT.torNotReady,
   "testnet-not-up": EXIT.torNotReady,

@@ -4,6 +4,7 @@ import type { Grant } from "../../wire/grant.ts";
 import { GUEST_FRAME } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
+import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { chromiumOf } from "./chromium.ts";
 import { type Bridge, bridgeSockets } from "./socks.ts";
@@ -20,7 +21,13 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(way ? { fetch: way.fetch } : {}),
     ...(grant.image === "chromium" ? { chromium: chromiumOf(way?.port) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
+    self: Object.freeze({
+      async remove() {
+        await channel.call("self.remove", {});
+      },
+    }),
   });
 }
 

@@ -449,6 +449,7 @@ class Api:
             self._add_storage(channel)
         if grant["box"]:
             self.box_facts = lambda: channel.ask("box.facts", {})
+        self.remove_function = lambda: channel.ask("self.remove", {})
 
     def _add_storage(self, channel):
         def storage_put(key, value):
