@@ -4,6 +4,7 @@
 import type { BrowseSettings } from "../../src/wire/browse.ts";
 import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { cellIntervalMs, type PaceClock } from "../../src/wire/pace.ts";
+import { Breather } from "./breather.ts";
 import { DigestWriter } from "./digest-writer.ts";
 import type { PageRecord, RecordSink, Visit } from "./engine.ts";
 import { FetchFailure, failureOf, failureRecord } from "./failure.ts";
@@ -83,6 +84,8 @@ async function settled(loading: Promise<void>, clock: PaceClock): Promise<void> 
 class WaitingSink implements RecordSink {
   readonly writer: DigestWriter;
   readonly #clock: PaceClock;
+  /** Records for which there is no room cost no time at all: an engine with many must not keep cells from leaving. */
+  readonly #breather = new Breather();
   #waitedMs = 0;
   #sinceMs: number | undefined;
   failed = false;
@@ -99,6 +102,7 @@ class WaitingSink implements RecordSink {
 
   async record(record: PageRecord): Promise<void> {
     await this.#wait(this.writer.record(record));
+    await this.#breather.breathe();
   }
 
   async flush(): Promise<void> {

@@ -80,13 +80,17 @@ export class DigestWriter implements RecordSink {
     }
     const { body } = record;
     const headBytes = worstBytes(this.#encoder.lengthOf(record) - body.length);
-    const room = this.#room() - FAILURES_BYTES - headBytes;
-    if (worstBytes(body.length) <= room) return [record];
-    const fits = await fittingBytes(body, room);
-    if (fits === body.length) return [record];
-    const cut: ContentRecord[] =
-      record.kind === "page" && fits > 0 ? [{ ...record, body: body.subarray(0, fits) }] : [];
-    const reason = cut.length > 0 ? "truncated" : "too-large";
+    const room = () => this.#room() - FAILURES_BYTES - headBytes;
+    if (worstBytes(body.length) <= room()) return [record];
+    const before = room();
+    const fits = await fittingBytes(body, before);
+    // Cells have gone by meanwhile.
+    const left = room();
+    if (fits.bytes === body.length && fits.compressed <= left) return [record];
+    const kept =
+      record.kind === "page" ? Math.floor((fits.bytes * Math.max(0, left)) / Math.max(1, before)) : 0;
+    const cut: ContentRecord[] = kept > 0 ? [{ ...record, body: body.subarray(0, kept) }] : [];
+    const reason = kept > 0 ? "truncated" : "too-large";
     return [...cut, failureRecord(record.url, reason, "no room left in an answer of this size")];
   }
 
@@ -126,14 +130,15 @@ function worstBytes(bytes: number): number {
   return bytes + 4 * (bytes >> 14) + 16;
 }
 
-/** How many bytes of `body` come out as at most `room` when they are compressed, give or take a fiftieth below. */
-async function fittingBytes(body: Uint8Array, room: number): Promise<number> {
+/** How many bytes of `body` come out as at most `room` when they are compressed, and as how many, rounded up. */
+async function fittingBytes(body: Uint8Array, room: number): Promise<{ bytes: number; compressed: number }> {
   const brotli = createBrotliCompress(PARAMETERS);
   let out = 0;
   brotli.on("data", (bytes: Uint8Array) => {
     out += bytes.length;
   });
   try {
+    let compressed = 0;
     for (let at = 0; at < body.length; at += PIECE_BYTES) {
       const piece = body.subarray(at, at + PIECE_BYTES);
       await new Promise<void>((resolve) => {
@@ -141,10 +146,12 @@ async function fittingBytes(body: Uint8Array, room: number): Promise<number> {
           brotli.flush(constants.BROTLI_OPERATION_FLUSH, resolve);
         });
       });
-      // Room for what the next piece may cost at its worst is looked at when it is there.
-      if (1.02 * out + 64 > room) return at;
+      // With other text in front of it, a body comes out a little differently.
+      const bytes = Math.ceil(1.02 * out) + 64;
+      if (bytes > room) return { bytes: at, compressed };
+      compressed = bytes;
     }
-    return body.length;
+    return { bytes: body.length, compressed };
   } finally {
     brotli.destroy();
   }

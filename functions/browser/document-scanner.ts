@@ -61,12 +61,17 @@ interface Node {
 
 interface Types extends TreeAdapterTypeMap<Node, Node, Node, Node, Node, Node, Node, Node, Node, Node> {}
 
-export async function scanDocument(html: string, documentUrl: string): Promise<DocumentScan> {
+/** Reads on until the signal aborts: what was found by then counts. */
+export async function scanDocument(
+  html: string,
+  documentUrl: string,
+  signal: AbortSignal,
+): Promise<DocumentScan> {
   const scanner = new Scanner(documentUrl);
   const breather = new Breather();
   const steps = parseHtmlInSteps<Types>(html, adapterOf(scanner), {
     elementsMax: Limits.elementsMax,
-    isOver: () => breather.workedMs > Limits.parseMs,
+    isOver: () => signal.aborted || breather.workedMs > Limits.parseMs,
   });
   let step = steps.next();
   for (; !step.done; step = steps.next()) await breather.breathe();

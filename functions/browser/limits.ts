@@ -42,5 +42,5 @@ export const BrowserLimits = {
   /** Compressed content that waits for its cells. */
   queuedBytesMax: 128 * 1024,
   /** How long an engine has to stop after it was told to, before the instance is given up. */
-  engineStopMs: 10_000,
+  engineStopMs: 3000,
 } as const;

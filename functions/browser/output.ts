@@ -80,8 +80,8 @@ export class PlainOutput implements Output {
   }
 }
 
-/** Cells that may pass without content while a record is on its way through the compressor, as time. */
-const COMPRESSION_MS = 50;
+/** Share of the cells that may pass without content while the last records are on their way through the compressor. */
+const RESERVE_SHARE = 1 / 16;
 
 export class ShapedOutput implements Output {
   readonly ended: Promise<void>;
@@ -93,7 +93,7 @@ export class ShapedOutput implements Output {
   constructor(shape: Shape & { kind: "bucket" }, send: Send, clock: PaceClock, signal: AbortSignal) {
     const intervalMs = cellIntervalMs(CELL_BYTES, shape.rate);
     this.#filler = new CellFiller(shape.bytes, (bytes) => crypto.getRandomValues(bytes));
-    this.#reserveBytes = Math.ceil(COMPRESSION_MS / intervalMs) * CELL_BYTES;
+    this.#reserveBytes = Math.ceil(RESERVE_SHARE * (shape.bytes.at(-1) ?? 0));
     const schedule = new CellSchedule(intervalMs, clock.now());
     const next = () => {
       const cell = this.#filler.next();

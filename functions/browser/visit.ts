@@ -97,7 +97,11 @@ export class StaticVisit {
         return undefined;
       }
       if (!isHtml(fetched.type, fetched.body)) return { fetched, scan: undefined };
-      const scan = await scanDocument(decodeHtml(fetched.body, fetched.type), fetched.finalUrl);
+      const scan = await scanDocument(
+        decodeHtml(fetched.body, fetched.type),
+        fetched.finalUrl,
+        this.#context.signal,
+      );
       const next = refreshes < Limits.refreshesMax ? refreshTarget(scan, fetched.finalUrl) : undefined;
       if (!next) return { fetched, scan };
       this.#context.held.release(fetched.body.length);

@@ -62,6 +62,8 @@ export interface CallOptions {
 }
 export interface SessionCallOptions extends CallOptions {
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
+  /** Acknowledge output in steps of one size: what goes up does not show how fast it is consumed. */
+  readonly steadyAcks?: boolean | undefined;
 }
 
 /** A function that is sent along, or one that the box has. */
@@ -134,6 +136,8 @@ export class BoxClient implements Disposable {
     options: SessionCallOptions & {
       /** The function gets no messages: says so at once, in the same round trip. */
       readonly endInput?: boolean | undefined;
+      /** Messages that are there already: they go up in the same round trip. */
+      readonly input?: readonly Uint8Array[] | undefined;
     } = {},
   ): Promise<Session> {
     const pack = "package" in what ? checkedPackage(what.package) : undefined;
@@ -147,6 +151,7 @@ export class BoxClient implements Disposable {
       },
       {
         ...("token" in what ? { token: what.token } : {}),
+        input: options.input,
         endInput: options.endInput ?? false,
         signal: options.signal,
       },
@@ -233,6 +238,7 @@ export class BoxClient implements Disposable {
         {
           clock: this.#clock,
           onEvent: options.onEvent,
+          steadyAcks: options.steadyAcks,
           reattach: (instance, offset, signal) =>
             openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
         },

@@ -11,7 +11,7 @@ import { BoxError, errorOfProblem } from "../wire/error-code.ts";
 import { Limits } from "../wire/limits.ts";
 import { type Attached, decodeBoxFrame, encodeClientFrame } from "../wire/session-frame.ts";
 import { type InstanceId, parseInstanceId } from "../wire/token.ts";
-import type { Link } from "./link.ts";
+import { inputFrames, type Link } from "./link.ts";
 
 /** Output held here until it is read; beyond it the circuit's own flow control makes the box wait. */
 const OUTPUT_WINDOW_BYTES = 512 * 1024;
@@ -48,6 +48,8 @@ export interface SessionOptions {
   /** Opens another connection to the instance, from `offset`. */
   readonly reattach: (instance: InstanceId, offset: number, signal: AbortSignal) => Promise<Link>;
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
+  /** Acknowledge after every ACK_BYTES and never sooner: then what goes up does not show how fast output is consumed. */
+  readonly steadyAcks?: boolean | undefined;
 }
 
 /** Reads the first frame of a link. Throws the box's problem, or ProtocolError. */
@@ -159,10 +161,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
       );
     }
     const link = await this.#currentLink();
-    for (let at = 0; at === 0 || at < bytes.length; at += Limits.fragmentBytesMax) {
-      const end = Math.min(at + Limits.fragmentBytesMax, bytes.length);
-      await this.#write(link, { kind: "input", bytes: bytes.subarray(at, end), last: end === bytes.length });
-    }
+    for (const frame of inputFrames(bytes)) await this.#write(link, frame);
   }
 
   /** One piece of a message, at most Limits.fragmentBytesMax: for those who pass messages on. Throws as `send` does. */
@@ -221,7 +220,8 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
 
   #acknowledge(): void {
     const owed = this.#consumed - this.#acknowledged;
-    if (this.#ended || owed === 0 || (owed < ACK_BYTES && this.#output.cost > 0)) return;
+    const isSoon = owed > 0 && this.#output.cost === 0 && !this.#options.steadyAcks;
+    if (this.#ended || (owed < ACK_BYTES && !isSoon)) return;
     const offset = this.#consumed;
     this.#acknowledged = offset;
     this.#link

@@ -88,7 +88,7 @@ export class DigestReader implements Disposable {
     }
     if (!this.#isDecompressed && !this.#failure) {
       this.#brotli.end();
-      await Promise.race([once(this.#brotli, "end"), once(this.#brotli, "error")]).catch(() => undefined);
+      await Promise.race([once(this.#brotli, "end"), once(this.#brotli, "close")]).catch(() => undefined);
     }
     this.#check();
     if (!this.#frames.isEnded) {
