@@ -198,6 +198,11 @@ function addTools(program: Command, act: Act): void {
     .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--open", "show the page in the browser")
+    .addOption(
+      new Option("--engine <engine>", "rendered runs the page's scripts, at boxes that offer a browser")
+        .choices(["static", "rendered"])
+        .default("static"),
+    )
     .action((url: string, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );

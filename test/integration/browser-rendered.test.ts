@@ -2,10 +2,13 @@
 // real sandbox. The static engine on the same pages is the control: what it has cannot come from scripts.
 
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { browse } from "../../functions/browser/browse.ts";
 import { parseOptions } from "../../functions/browser/options.ts";
@@ -13,8 +16,12 @@ import { type Page, receivePage } from "../../src/client/digest/receive-page.ts"
 import { stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
 import { differingShare } from "../support/pictures.ts";
+import { startPaperRelay } from "../support/relay-control.ts";
 import { bundleRendered, RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
+import { SpawnedBox } from "../support/spawned-box.ts";
 import { GuestBench } from "./guest-harness.ts";
+
+const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 
 const html = (body: string): Route => ({ type: "text/html; charset=utf-8", body: `<!DOCTYPE html>${body}` });
 
@@ -278,6 +285,57 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
         `${path}: ${Math.round(stuckMs)} ms ${stuck.failures[0]?.detail ?? "shown"}, next ${Math.round(performance.now() - startMs - stuckMs)} ms`,
       );
       assert.ok(textOf(next).includes("<p>arrived"), `after ${path}: ${next.failures[0]?.detail}`);
+    }
+  });
+
+  test("bento browse --engine rendered: at a box that offers it; another one says that it does not", async () => {
+    const server = await serve(APP);
+    const relay = await startPaperRelay({ exit: ["accept *:*"], orListeners: [] });
+    const dir = await mkdtemp(join(tmpdir(), "bento-rendered-"));
+    const toml = (policy: string, limits: string) => `[relay]
+control = "${relay.control}"
+[policy]
+${policy}
+[policy.net]
+private_networks_allowed = ["127.3.0.0/16"]
+[policy.function]
+${limits}
+[warm]
+deno = 0
+python = 0
+`;
+    const run = async (box: SpawnedBox, file: string) => {
+      const args = ["browse", `${server.origin}/`, "--engine", "rendered", "--direct"];
+      const child = spawn(BENTO, [...args, "--box", `127.0.0.1:${box.client.port}`, "-o", file], {
+        env: { PATH: process.env["PATH"], HOME: dir, XDG_STATE_HOME: dir },
+        timeout: 60_000,
+      });
+      let err = "";
+      child.stderr.on("data", (chunk: Buffer) => (err += chunk.toString()));
+      const [code] = (await once(child, "close")) as [number | null];
+      return { code, err };
+    };
+    try {
+      await using offering = await SpawnedBox.start(join(dir, "a"), {
+        uids: { first: 26_700, count: 20 },
+        toml: toml('images = ["chromium"]', 'memory = "512MiB"\npids = 200\ntmp = "128MiB"'),
+      });
+      const file = join(dir, "page.html");
+      const { code, err } = await run(offering, file);
+      assert.equal(code, 0, err + offering.log.slice(-2000));
+      assert.match(await readFile(file, "utf8"), /Made by script/);
+      await using other = await SpawnedBox.start(join(dir, "b"), {
+        uids: { first: 26_720, count: 20 },
+        toml: toml('images = ["deno"]', ""),
+      });
+      const refused = await run(other, file);
+      assert.notEqual(refused.code, 0);
+      assert.match(refused.err, /image/);
+      assert.match(refused.err, /chromium/);
+      assert.match(refused.err, /512 MiB/);
+    } finally {
+      await relay[Symbol.asyncDispose]();
+      await rm(dir, { recursive: true, force: true });
     }
   });
 });

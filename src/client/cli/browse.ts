@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
+import type { BrowseSettings } from "../../wire/browse.ts";
 import { parseBytes } from "../../wire/quantity.ts";
 import { BoxClient, newIsolation, type Session, type StoredFunction } from "../client.ts";
 import { type Page, type PageProgress, receivePage } from "../digest/receive-page.ts";
@@ -20,6 +21,7 @@ export interface BrowseOptions extends ReachOptions {
   readonly pad: string;
   readonly output?: string | undefined;
   readonly open?: boolean | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
 }
 
 /** How long the box has to remove the function once the page is here: milliseconds. */
@@ -46,9 +48,10 @@ export async function fetchPage(
   cli: Cli,
   url: URL,
   pad: number,
-  options: ReachOptions & { readonly open?: boolean | undefined },
+  options: ReachOptions & Pick<BrowseOptions, "open" | "engine">,
 ): Promise<{ page: Page; session: Session }> {
-  const loaded = withPort(await loadPackage("browser"), url);
+  const name = options.engine === "rendered" ? "browser-rendered" : "browser";
+  const loaded = withPort(await loadPackage(name), url);
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
   using progress = new Progress(cli.io, `Connecting to ${boxLabel(reach)}`);
