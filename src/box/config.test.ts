@@ -135,6 +135,7 @@ test("parseBoxConfig: chromium is offered only where it is named, and only with 
     errorOf(`${named}[policy.function]\nmemory = "127MiB"\npids = 63\ntmp = "31MiB"\n`),
     /memory: found 127 MiB.*\n.*pids: found 63, expected at least 64.*\n.*tmp: found 31 MiB/,
   );
+  assert.match(errorOf(`${named}[onion]\nmode = "hidden"\n`), /found "chromium", expected none with onion/);
   assert.match(errorOf(`${named}[sandbox]\nprofile = "strict"\n`), /found "chromium", expected none/);
 });
 

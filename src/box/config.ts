@@ -194,12 +194,18 @@ function contradictions(toml: BoxToml): string[] {
 }
 
 /** The image has a filter of its own, and needs room that the defaults of others do not have. */
-function chromiumContradictions({ policy, sandbox }: BoxToml): string[] {
+function chromiumContradictions({ onion, policy, sandbox }: BoxToml): string[] {
   if (!policy.images.includes("chromium")) return [];
   const lines: string[] = [];
   if (sandbox.profile === "strict") {
     lines.push(
       'policy.images: found "chromium", expected none with sandbox.profile "strict": it has a wider filter',
+    );
+  }
+  // Its filter lets a browser that was taken over ask for the machine's load, memory and time since boot.
+  if (onion.mode === "hidden") {
+    lines.push(
+      'policy.images: found "chromium", expected none with onion.mode = "hidden": load and uptime help to find a machine',
     );
   }
   const needs = IMAGE_NEEDS.chromium;

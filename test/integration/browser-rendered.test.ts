@@ -5,6 +5,8 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -19,6 +21,7 @@ import { differingShare } from "../support/pictures.ts";
 import { startPaperRelay } from "../support/relay-control.ts";
 import { bundleRendered, RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
+import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
 import { GuestBench } from "./guest-harness.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
@@ -224,10 +227,19 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
 
   test("faults: each ends in an answer, and the next page is fine", async (context) => {
     const server = await serve(FAULTS);
+    let secretRequests = 0;
+    const secret = createServer({ cert: SITE_CERTIFICATE, key: SITE_KEY }, (_request, response) => {
+      secretRequests++;
+      response.end("<p>forged");
+    });
+    secret.listen(0, "127.3.0.1");
+    await once(secret, "listening");
+    context.after(() => secret.close());
+    const origin = `https://127.3.0.1:${(secret.address() as AddressInfo).port}`;
     await using session = await RenderedSession.start(
       bench,
       source,
-      { "f.test": server },
+      { "f.test": server, "site.test:443": { origin } },
       { deadlineMs: 10_000 },
     );
     const get = async (path: string) => {
@@ -257,6 +269,9 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
     await shows("/worker-page", "page");
     await shows("/worker-page", "page");
     assert.equal((await get("/none")).status, 404);
+    const forged = await session.page("https://site.test/");
+    assert.deepEqual([forged.url, forged.failures[0]?.detail], [undefined, "ERR_CERT_AUTHORITY_INVALID"]);
+    assert.equal(secretRequests, 0, "nothing is asked of who cannot show who it is");
     for (const url of ["http://elsewhere.test/", "http://127.0.0.1/", "http://[::1]:8080/"]) {
       const page = await session.page(url);
       assert.deepEqual([page.url, page.failures[0]?.reason], [undefined, "network"], url);

@@ -54,7 +54,7 @@ export class RenderedSession implements AsyncDisposable {
   static async start(
     bench: GuestBench,
     source: string,
-    hosts: Readonly<Record<string, WebServer>>,
+    hosts: Readonly<Record<string, Pick<WebServer, "origin">>>,
     settings: object = {},
   ): Promise<RenderedSession> {
     const manifest = parseManifest(manifestInput);
@@ -76,7 +76,7 @@ export class RenderedSession implements AsyncDisposable {
         net: {
           async connect({ host, port }) {
             asked.push(`${host}:${port}`);
-            const server = port === 80 ? hosts[host] : undefined;
+            const server = hosts[port === 80 ? host : `${host}:${port}`];
             if (!server) throw new BentoError("net-refused", `Cannot connect to ${host}: refused`);
             const { hostname, port: real } = new URL(server.origin);
             return connect(Number(real), hostname);

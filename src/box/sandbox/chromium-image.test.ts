@@ -13,6 +13,7 @@ const DENO: ImagePlan = {
   bound: [],
   texts: [{ target: "/etc/hosts", text: "" }],
   symlinks: [{ target: "/proc/self/exe", to: "/usr/bin/deno" }],
+  devices: [],
   memoryBytesMin: 1,
 };
 
@@ -23,7 +24,7 @@ test("chromiumPlan: names what is missing and how to get it", async () => {
   assert.match(probe.missing[0]?.fix ?? "", /apt-get install .*chromium-headless-shell/);
 });
 
-test("chromiumPlan: adds to deno what Chromium opens, and no device, setting or font of this machine", {
+test("chromiumPlan: adds to deno what Chromium opens, and no setting or font of this machine", {
   skip: existsSync("/usr/lib/chromium/chromium-headless-shell")
     ? false
     : "chromium-headless-shell is not installed",
@@ -47,4 +48,5 @@ test("chromiumPlan: adds to deno what Chromium opens, and no device, setting or 
     plan.texts.map(({ target }) => target),
     ["/etc/hosts", "/etc/fonts/fonts.conf", "/dev/null"],
   );
+  assert.deepEqual(plan.devices, ["/dev/urandom"]);
 });

@@ -17,7 +17,7 @@ const SHELL_FIX = "apt-get install --no-install-recommends chromium-headless-she
 /** What the shell opens beside itself. */
 const DATA = ["headless_lib_data.pak", "headless_lib_strings.pak", "icudtl.dat", "v8_context_snapshot.bin"];
 /** What network security services load by name, without naming it in their headers. */
-const LOADED = ["libsoftokn3.so", "libfreeblpriv3.so"];
+const LOADED = ["libsoftokn3.so", "libfreeblpriv3.so", "libnssckbi.so"];
 const LIBRARIES = process.arch === "arm64" ? "/usr/lib/aarch64-linux-gnu" : "/usr/lib/x86_64-linux-gnu";
 const FONTS = "/usr/share/fonts/truetype/dejavu";
 const FONTS_FIX = "apt-get install --no-install-recommends fonts-dejavu-core";
@@ -94,6 +94,8 @@ export async function chromiumPlan(deno: ImagePlan, directory = DIRECTORY): Prom
         // How it finds its data, and what it starts its children from. Deno asks for the path only to see that there is one.
         { target: "/proc/self/exe", to: shell },
       ],
+      // Its library for certificates takes randomness from nowhere else, and the browser ends when it gets none.
+      devices: ["/dev/urandom"],
       memoryBytesMin: IMAGE_NEEDS.chromium.memoryBytes ?? deno.memoryBytesMin,
     },
   };

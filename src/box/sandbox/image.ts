@@ -49,6 +49,8 @@ export interface ImagePlan {
   readonly bound: readonly Placement[];
   readonly texts: readonly { readonly target: string; readonly text: string }[];
   readonly symlinks: readonly { readonly target: string; readonly to: string }[];
+  /** Device files of the host that appear inside under the same names. */
+  readonly devices: readonly string[];
   /** Bytes of memory below which the runtime does not start. */
   readonly memoryBytesMin: number;
 }
@@ -160,6 +162,7 @@ async function probeDeno(
       texts: NAME_FILES,
       // Deno ends itself when it cannot read its own path, which node: modules ask for. This is all of /proc.
       symlinks: [{ target: "/proc/self/exe", to: "/usr/bin/deno" }],
+      devices: [],
       memoryBytesMin: 32 * MIB,
     },
   };
@@ -213,6 +216,7 @@ async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<Imag
       ],
       texts: NAME_FILES,
       symlinks: [],
+      devices: [],
       memoryBytesMin: 16 * MIB,
     },
   };
