@@ -42,7 +42,9 @@ const DRIVER = `export default { async invoke(session, env, steps, browsers = 1,
       }
     }
   })();
-  await Promise.race([send("Browser.getVersion"), browser.closed]);
+  // A browser that gets no more threads may end, or stand still.
+  const patience = new Promise((resolve) => setTimeout(resolve, browsers > 1 ? 3000 : 60_000));
+  await Promise.race([send("Browser.getVersion"), browser.closed, patience]);
   await session.send("ready");
   for (const [url, expression, waitMs = 0] of steps) {
     const { targetId } = await send("Target.createTarget", { url: "about:blank" });
@@ -247,11 +249,16 @@ describe("escape: chromium", { skip: skipRendered, timeout: 120_000 }, () => {
 
   it("processes and threads stop at their limit, and the box goes on", async () => {
     await using guest = await start([], { limits: { pids: 96 }, browsers: 12 });
-    const end = await Promise.race([guest.next(), guest.ended]);
+    let most = 0;
+    const looking = setInterval(() => (most = Math.max(most, threadsOf(FIRST_UID))), 20);
+    try {
+      // It goes on with fewer browsers, or dies of it.
+      await Promise.race([guest.next(), guest.ended]);
+    } finally {
+      clearInterval(looking);
+    }
     // 12 of them would have 350; threads that end at this moment are listed and do not count any more.
-    const threads = threadsOf(FIRST_UID);
-    assert.ok(threads > 48 && threads <= 96 + 16, `${threads} threads`);
-    assert.ok(end !== undefined);
+    assert.ok(most > 48 && most <= 96 + 16, `${most} threads`);
     const [answer] = await seen([["data:text/html,<p>next", "document.body.innerText"]]);
     assert.equal(answer?.value, "next");
   });
