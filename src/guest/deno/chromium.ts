@@ -1,4 +1,4 @@
-// Starts Chromium beside the function (spec/guest 5.1). It is given one way out, the proxy on the sandbox's own loopback,
+// Starts Chromium beside the function (spec/guest 5.2). It is given one way out, the proxy on the sandbox's own loopback,
 // and is told to do without whatever else it knows; but these arguments are order, not walls: what holds a browser that
 // a page has taken over is the sandbox, which has no route, no other socket and no device (docs/adr/0008-chromium.md).
 
