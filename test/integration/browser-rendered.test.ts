@@ -15,6 +15,7 @@ import { chromium } from "playwright-core";
 import { browse } from "../../functions/browser/browse.ts";
 import { parseOptions } from "../../functions/browser/options.ts";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
+import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
 import { differingShare } from "../support/pictures.ts";
@@ -301,6 +302,23 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
       );
       assert.ok(textOf(next).includes("<p>arrived"), `after ${path}: ${next.failures[0]?.detail}`);
     }
+  });
+
+  test("shaped answers: a page, an error and a page without end have the same size", async () => {
+    const server = await serve(FAULTS);
+    const bytes = [256 * CELL_BYTES];
+    const shape = { kind: "bucket", bytes, rate: 524_288 };
+    await using session = await RenderedSession.start(bench, source, { "f.test": server }, { shape });
+    const urls = ["http://f.test/arrived", "http://refused.test/", "http://f.test/loop"];
+    const messages = await session.messages(urls);
+    assert.ok(messages.every((message) => message.length === CELL_BYTES));
+    assert.equal(messages.length, 256 * urls.length);
+    const first = await receivePage(
+      (async function* () {
+        yield* messages.slice(0, 256);
+      })(),
+    );
+    assert.ok(first.verified && textOf(first).includes("<p>arrived"), "the content is in it");
   });
 
   test("bento browse --engine rendered: at a box that offers it; another one says that it does not", async () => {

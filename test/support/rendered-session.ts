@@ -114,6 +114,22 @@ export class RenderedSession implements AsyncDisposable {
     return await receivePage(output());
   }
 
+  /** Sends requests, ends the input, and returns the messages that come until the function returns. */
+  async messages(urls: readonly string[]): Promise<Uint8Array[]> {
+    for (const url of urls) {
+      const id = ++this.#lastId;
+      const request = { id, method: "GET", body: undefined, referrer: undefined, stop: false, url } as const;
+      await this.guest.link.sendInput(encodeRequest(request), { last: true });
+    }
+    this.guest.link.endInput();
+    const messages: Uint8Array[] = [];
+    for (let message = await this.guest.next(); message; message = await this.guest.next()) {
+      messages.push(message);
+    }
+    assert.deepEqual(await this.guest.ended, { kind: "returned" });
+    return messages;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.guest[Symbol.asyncDispose]();
   }

@@ -4,6 +4,8 @@ export const RenderedLimits = {
   /** Bodies that the browser keeps until they are asked for: all of a page, and one. */
   bufferBytesMax: 48 * 1024 * 1024,
   bufferedBodyBytesMax: 8 * 1024 * 1024,
+  /** Bodies that are between the browser and their reader: each is in memory up to four times over. */
+  roomBytesMax: 12 * 1024 * 1024,
   /** Requests of one page that are remembered. What comes later is fetched again when it is needed. */
   requestsMax: 3000,
   /** For the load event once the document has begun to come. A part that hangs must not take the whole deadline. */
@@ -26,6 +28,8 @@ export const RenderedLimits = {
   launchMs: 20_000,
   /** For the browser to close a page. */
   closeMs: 2_000,
+  /** For the browser to begin to answer what it is asked to fetch once more, and for each piece. */
+  anewMs: 10_000,
   /** One piece of a body that is fetched anew. */
   pieceBytes: 256 * 1024,
 } as const;

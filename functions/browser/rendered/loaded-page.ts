@@ -4,7 +4,9 @@
 import { DigestLimits } from "../../../src/wire/digest.ts";
 import { FetchFailure } from "../failure.ts";
 import { CdpError, type CdpObject, numberOf, objectOf, textOf } from "./cdp.ts";
+import { RenderedLimits as Limits } from "./limits.ts";
 import type { LoadedRequest } from "./requests.ts";
+import { Room } from "./room.ts";
 import { networkFailure, type Tab } from "./tab.ts";
 
 /** Types that Chromium shows by making a document of its own around them: then it is the file that counts. */
@@ -67,6 +69,7 @@ export class LoadedPage {
     return await this.#part(url, signal ? AbortSignal.any([signal, this.#signal]) : this.#signal);
   };
   #isAsked = false;
+  readonly #room = new Room(Limits.roomBytesMax);
 
   async #part(url: string, signal: AbortSignal): Promise<Response> {
     const known = this.#tab.requests.find(url);
@@ -81,17 +84,21 @@ export class LoadedPage {
 
   /** Undefined when the browser has not kept it. */
   async #loaded(known: LoadedRequest, signal: AbortSignal): Promise<Response | undefined> {
+    const leave = await this.#room.take(known.bytes || Limits.bufferedBodyBytesMax, signal);
+    // Whoever gives up reading aborts.
+    signal.addEventListener("abort", leave, { once: true });
     try {
       const { bytes, isText } = await this.#tab.body(known.requestId, signal);
-      return answer(known.status, isText ? withUtf8(known.type) : known.type, bytes);
+      return answer(known.status, isText ? withUtf8(known.type) : known.type, bytes, leave);
     } catch (error) {
+      leave();
       if (error instanceof CdpError) return undefined;
       throw error;
     }
   }
 
   async #anew(url: string, signal: AbortSignal): Promise<Response> {
-    const found = await this.#tab.fetchAnew(url, signal);
+    const found = await inTime(signal, (limited) => this.#tab.fetchAnew(url, limited));
     const handle = textOf(found, "stream");
     const status = numberOf(found, "httpStatusCode") ?? 0;
     if (found["success"] !== true || handle === undefined) {
@@ -99,7 +106,7 @@ export class LoadedPage {
       throw networkFailure(textOf(found, "netErrorName") ?? "");
     }
     const body = byteStream(
-      () => this.#tab.readStream(handle, signal),
+      () => inTime(signal, (limited) => this.#tab.readStream(handle, limited)),
       () => {
         this.#tab.closeStream(handle);
       },
@@ -131,19 +138,34 @@ function byteStream(
   });
 }
 
-function answer(status: number, type: string, bytes: Uint8Array): Response {
+/** Gives up when a server has not sent anything for too long. */
+async function inTime<T>(signal: AbortSignal, act: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const late = new AbortController();
+  const timer = setTimeout(() => {
+    late.abort(new FetchFailure("timeout", "the server is too slow"));
+  }, Limits.anewMs);
+  try {
+    return await act(AbortSignal.any([signal, late.signal]));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** @param leave called when the body has been read or given up */
+function answer(
+  status: number,
+  type: string,
+  bytes: Uint8Array,
+  leave: () => void = () => undefined,
+): Response {
   const isEmpty = [204, 205, 304].includes(status) || bytes.length === 0;
   let left: Uint8Array | undefined = bytes;
-  const body = byteStream(
-    async () => {
-      const all = left;
-      left = undefined;
-      return all;
-    },
-    () => {
-      left = undefined;
-    },
-  );
+  const body = byteStream(async () => {
+    const all = left;
+    left = undefined;
+    return all;
+  }, leave);
+  if (isEmpty) leave();
   return new Response(isEmpty ? null : body, {
     status,
     headers: { "content-type": safeType(type), "content-length": String(bytes.length) },

@@ -57,6 +57,7 @@ export class RenderedEngine implements Engine {
         held: new HeldBytes(BrowserLimits.heldBytesMax),
         userAgent: "",
         signal: late.signal,
+        isPatient: true,
         takeTotal: (bytes: number) => {
           bytesLeft -= bytes;
           return bytesLeft >= 0;

@@ -13,6 +13,8 @@ export interface LoadedRequest {
   status: number;
   /** Content-Type. */
   type: string;
+  /** Of the body as the page gets it, uncompressed; 0 when it came from the browser's memory. */
+  bytes: number;
   /** Of a failed one, as `net::ERR_…`. */
   error: string;
 }
@@ -69,6 +71,11 @@ export class PageRequests {
       case "Network.responseReceived":
         this.#answered(requestId, objectOf(params, "response") ?? {});
         break;
+      case "Network.dataReceived": {
+        const request = this.#byId.get(requestId);
+        if (request) request.bytes += numberOf(params, "dataLength") ?? 0;
+        break;
+      }
       case "Network.loadingFinished":
         this.#ended(requestId, "done", "");
         break;
@@ -100,6 +107,7 @@ export class PageRequests {
       redirect: undefined,
       status: 0,
       type: "",
+      bytes: 0,
       error: "",
     };
     this.#byId.set(requestId, request);
