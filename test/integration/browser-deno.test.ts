@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { test } from "node:test";
 import { build } from "esbuild";
+import { renderInThread } from "../../src/client/digest/page-thread.ts";
 import { PageReceiver, receivePage } from "../../src/client/digest/receive-page.ts";
 import {
   BROWSE_DEFAULTS,
@@ -96,10 +97,10 @@ test("browser: a session in a Deno guest keeps its jar, posts forms, and paces i
       seen.push(`${request.method} ${request.headers.cookie} ${request.headers["content-type"]}`);
       response.setHeader("content-type", "text/html").end("<p>welcome");
     },
-    "/long": html(`<p>${"<b>long</b> text ".repeat(100_000)}`),
+    "/long": html(`<p>${"<b>long</b> text ".repeat(20_000)}`),
   });
   const target = new URL(site.origin);
-  const sizes = [16, 48].map((cells) => cells * CELL_BYTES);
+  const sizes = [16, 48, 240].map((cells) => cells * CELL_BYTES);
   const settings = { ...BROWSE_DEFAULTS, shape: { kind: "bucket", bytes: sizes, rate: 262_144 } } as const;
   await using bench = await GuestBench.open();
   await using guest = await bench.run("deno", source, {
@@ -114,7 +115,7 @@ test("browser: a session in a Deno guest keeps its jar, posts forms, and paces i
   });
   let id = 0;
   const visit = async (request: Partial<BrowseRequest>) => {
-    const receiver = new PageReceiver();
+    const receiver = new PageReceiver({ render: renderInThread() });
     const whole = {
       url: "http://a.test/",
       method: "GET" as const,
@@ -154,7 +155,7 @@ test("browser: a session in a Deno guest keeps its jar, posts forms, and paces i
     "GET seen=1; sid=7 undefined",
   ]);
   const long = await visit({ url: "http://a.test/long" });
-  assert.equal(long.resources[0]?.body.length, 1_700_018);
+  assert.equal(long.resources[0]?.body.length, 340_018);
   const missing = await visit({ url: "http://a.test/nowhere" });
   assert.equal(missing.status, 404);
 });
