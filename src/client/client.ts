@@ -12,7 +12,9 @@ import {
   infoSchema,
   invocationSchema,
   type Listing,
+  type LogPage,
   listingSchema,
+  logPageSchema,
   PATHS,
   type Started,
   type Stored,
@@ -190,6 +192,19 @@ export class BoxClient implements Disposable {
   /** The owner's view of a function. */
   async list(token: ShutdownToken, options: CallOptions = {}): Promise<Listing> {
     return this.#http.json("GET", PATHS.list, listingSchema, { ...options, token });
+  }
+
+  /**
+   * What a function's instances logged after a position (0 for all that is kept), oldest first; untrusted text. With
+   * `waitMs` the box answers when there is a line, or after that time (at most Limits.logWaitMsMax) with none.
+   */
+  async logs(
+    token: ShutdownToken,
+    options: CallOptions & { readonly after?: number; readonly waitMs?: number } = {},
+  ): Promise<LogPage> {
+    const { after = 0, waitMs = 0, signal } = options;
+    const path = `${PATHS.logs}?after=${after}&wait=${waitMs}`;
+    return this.#http.json("GET", path, logPageSchema, { signal, token });
   }
 
   /** Ends a function: its instances, storage and tokens. Returns how many instances were ended. */

@@ -22,7 +22,7 @@ import { formatAddress } from "./address.ts";
 import { type BoxHttp, problemFrom, readAnswer, timeoutError } from "./box-http.ts";
 
 /** Largest frame a box may send: an outcome whose texts are all escapes in JSON, or one fragment. */
-export const BOX_FRAME_BYTES_MAX = 8 * Limits.errorTextBytesMax + Limits.fragmentBytesMax;
+const BOX_FRAME_BYTES_MAX = 8 * Limits.errorTextBytesMax + Limits.fragmentBytesMax;
 /** Frames of a WebSocket that wait for the session: bytes. */
 const WINDOW_BYTES = 256 * 1024;
 /** How long leaving waits for the box to have read everything: milliseconds. */

@@ -20,7 +20,7 @@ const ACK_BYTES = 64 * 1024;
 /** Pauses before each attempt to attach again. After the last failure the session ends with its error. */
 const RESUME_DELAYS_MS = [250, 1000, 2000, 4000, 8000, 16_000] as const;
 /** Largest message that iteration puts together; longer ones must be read with `chunks()`. */
-export const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
+const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
 
 /** A piece of output. `offset` counts bytes since the instance began; `last` ends a message. */
 export interface OutputChunk {
@@ -162,6 +162,11 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     }
     const link = await this.#currentLink();
     for (const frame of inputFrames(bytes)) await this.#write(link, frame);
+  }
+
+  /** One piece of a message, at most Limits.fragmentBytesMax: for those who pass messages on. Throws as `send` does. */
+  async sendFragment(bytes: Uint8Array, last: boolean): Promise<void> {
+    await this.#write(await this.#currentLink(), { kind: "input", bytes, last });
   }
 
   /** No more messages: the function's iteration over its input ends. */

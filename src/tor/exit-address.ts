@@ -4,12 +4,13 @@
 // accepts nothing but this one port publishes no summary; then we build the circuit and attach the stream ourselves.
 // Spec: control-spec 3.10 (EXTENDCIRCUIT), 3.13 (ATTACHSTREAM), 3.8 (MAPADDRESS), tor(1) __LeaveStreamsUnattached.
 
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { Duplex } from "node:stream";
 import { BentoError } from "../base/errors.ts";
 import { formatIp, parseIp } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import type { StreamEvent } from "./control-event.ts";
+import { choosePath } from "./exit-path.ts";
 import { type Isolation, type SocksAddress, socksConnect } from "./socks.ts";
 
 export interface ExitTarget {
@@ -29,6 +30,20 @@ interface Circuit {
 const CIRCUITS_MAX = 32;
 /** Tries at building a circuit before giving up: each takes another middle relay. */
 const BUILDS_MAX = 3;
+/** Tries at getting a stream of ours from tor: see #connectAttached. */
+const ATTACHES_MAX = 10;
+/** SOCKS user names of streams that a dialer waits for, in this process or another: nobody else places them. */
+const USER_PREFIX = "exit-address-";
+
+type ConnectOptions = Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array };
+
+/** A stream of ours that waits for its circuit. */
+interface Waiting {
+  readonly circuitId: string;
+  readonly abort: AbortController;
+  /** Whether it was on its circuit: what goes wrong from then on is the circuit's or the relay's doing. */
+  isPlaced: boolean;
+}
 
 export class ExitAddressDialer implements AsyncDisposable {
   readonly #control: ControlClient;
@@ -38,7 +53,7 @@ export class ExitAddressDialer implements AsyncDisposable {
   /** Tells of circuits that close; there from the first circuit on. */
   #watch: Promise<AsyncDisposable> | undefined;
   /** Streams of ours that wait for their circuit, by SOCKS user name. */
-  readonly #waiting = new Map<string, { circuitId: string; reject: (error: unknown) => void }>();
+  readonly #waiting = new Map<string, Waiting>();
   #unattached: Promise<AsyncDisposable> | undefined;
   #unattachedUsers = 0;
 
@@ -55,10 +70,7 @@ export class ExitAddressDialer implements AsyncDisposable {
    * A stream to the target, whose last relay is the target's. Streams with different isolation never share a circuit.
    * Throws BentoError `tor-circuit-failed`, `tor-bad-address` or one of SOCKS.
    */
-  async connect(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
+  async connect(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
     const address = parseIp(target.address);
     if (!address || !/^[0-9A-Fa-f]{40}$/u.test(target.fingerprint))
       throw new BentoError(
@@ -103,22 +115,26 @@ export class ExitAddressDialer implements AsyncDisposable {
     return (summary[1] === "accept") === isListed;
   }
 
-  async #connectMapped(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
-    // A name of its own per call: another caller's mapping can neither be seen nor removed.
-    const name = `${randomBytes(10).toString("hex")}.exit-address.invalid`;
-    await this.#control.mapAddress(name, `${target.address}.${target.fingerprint}.exit`, options);
-    try {
-      return await socksConnect({
+  async #connectMapped(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
+    return this.#underName(target, options, async (host) =>
+      socksConnect({
         proxy: this.#proxy,
-        host: name,
+        host,
         port: target.port,
         isolation: options.isolation,
         optimisticData: options.optimisticData,
         signal: options.signal,
-      });
+      }),
+    );
+  }
+
+  /** A name that tor itself will take to the target relay and nowhere else, for as long as `use` runs. */
+  async #underName(target: ExitTarget, wait: Wait, use: (host: string) => Promise<Duplex>): Promise<Duplex> {
+    // A name of its own per call: another caller's mapping can neither be seen nor removed.
+    const name = `${randomBytes(10).toString("hex")}.exit-address.invalid`;
+    await this.#control.mapAddress(name, `${target.address}.${target.fingerprint}.exit`, wait);
+    try {
+      return await use(name);
     } finally {
       await this.#control.mapAddress(name, name).catch(() => {
         // The connection to tor was lost, and the mapping with it matters no more.
@@ -126,34 +142,44 @@ export class ExitAddressDialer implements AsyncDisposable {
     }
   }
 
-  async #connectAttached(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
+  /**
+   * Another program that leaves streams unattached (a second command of ours, say) may end that for both of us in between.
+   * Tor then refuses our stream, since the name is good for the target alone: nothing goes elsewhere, and we ask again.
+   */
+  async #connectAttached(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
     const circuit = await this.#circuitTo(target, options);
-    const username = `exit-address-${randomBytes(10).toString("hex")}`;
-    const abort = new AbortController();
-    this.#waiting.set(username, {
-      circuitId: circuit.id,
-      reject: (error) => {
-        abort.abort(error);
-      },
-    });
+    for (let attempt = 1; ; attempt++) {
+      const stream: Waiting = { circuitId: circuit.id, isPlaced: false, abort: new AbortController() };
+      try {
+        return await this.#connectOver(stream, target, options);
+      } catch (error) {
+        options.signal?.throwIfAborted();
+        if (!stream.isPlaced && attempt < ATTACHES_MAX) continue;
+        // It may have been the circuit: the next stream gets a new one.
+        this.#circuits.delete(circuit.isolationKey);
+        await this.#close(circuit.id);
+        throw error;
+      }
+    }
+  }
+
+  async #connectOver(stream: Waiting, target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
+    const username = `${USER_PREFIX}${randomBytes(10).toString("hex")}`;
+    this.#waiting.set(username, stream);
     await this.#holdUnattached(options);
     try {
-      return await socksConnect({
-        proxy: this.#proxy,
-        host: target.address,
-        port: target.port,
-        isolation: { username, password: "x" },
-        optimisticData: options.optimisticData,
-        signal: options.signal ? AbortSignal.any([options.signal, abort.signal]) : abort.signal,
-      });
-    } catch (error) {
-      // It may have been the circuit: the next stream gets a new one.
-      this.#circuits.delete(circuit.isolationKey);
-      await this.#close(circuit.id);
-      throw error;
+      return await this.#underName(target, options, async (host) =>
+        socksConnect({
+          proxy: this.#proxy,
+          host,
+          port: target.port,
+          isolation: { username, password: "x" },
+          optimisticData: options.optimisticData,
+          signal: options.signal
+            ? AbortSignal.any([options.signal, stream.abort.signal])
+            : stream.abort.signal,
+        }),
+      );
     } finally {
       this.#waiting.delete(username);
       await this.#releaseUnattached();
@@ -267,11 +293,12 @@ export class ExitAddressDialer implements AsyncDisposable {
   /** Attaches a stream of ours to its circuit, hands any other back to tor. */
   async #place(event: StreamEvent): Promise<void> {
     if (!["NEW", "NEWRESOLVE", "DETACHED", "CONTROLLER_WAIT"].includes(event.status)) return;
-    const ours = this.#waiting.get(event.socksUsername ?? "");
+    const { socksUsername } = event;
+    const ours = this.#waiting.get(socksUsername ?? "");
     try {
       if (ours && event.status === "DETACHED")
-        // Tor would look for another exit, and no other will do.
-        ours.reject(
+        // Tor would look for another circuit, and no other will do.
+        ours.abort.abort(
           new BentoError(
             "tor-exit-refused",
             `Cannot connect to ${event.target}: the relay refused (${event.remoteReason ?? event.reason ?? "no reason given"})`,
@@ -280,87 +307,14 @@ export class ExitAddressDialer implements AsyncDisposable {
             },
           ),
         );
-      else if (ours && event.status === "NEW")
+      else if (ours && event.status === "NEW") {
         await this.#control.attachStream(event.streamId, ours.circuitId);
-      else if (!ours) await this.#control.attachStream(event.streamId, "0");
+        ours.isPlaced = true;
+      } else if (!ours && !socksUsername?.startsWith(USER_PREFIX))
+        await this.#control.attachStream(event.streamId, "0");
     } catch (error) {
       // A foreign stream that tor attached before us, or that has gone (552, 555), is no concern of ours.
-      ours?.reject(error);
+      ours?.abort.abort(error);
     }
   }
-}
-
-interface Relay {
-  readonly fingerprint: string;
-  readonly address: string;
-  readonly bandwidth: number;
-}
-
-/** A guard of tor's own, a middle relay by bandwidth, the target: three hops, no two in one /16 where tor wants that. */
-async function choosePath(control: ControlClient, target: string, wait: Wait): Promise<string[]> {
-  const info = await control.getInfo(["entry-guards", "ns/all"], wait);
-  const conf = await control.getConf(["EnforceDistinctSubnets"], wait);
-  const isDistinct = conf.EnforceDistinctSubnets[0] !== "0";
-  const relays = parseRelays(info["ns/all"]);
-  const last = relays.find(({ fingerprint }) => fingerprint === target);
-  const isApart = (one: Relay, other: Relay | undefined) =>
-    one.fingerprint !== other?.fingerprint &&
-    (!isDistinct || other === undefined || subnet(one.address) !== subnet(other.address));
-  // Tor's guards protect against a first relay that changes all the time; a guard of our own choice would undo that.
-  const guard = parseGuards(info["entry-guards"])
-    .map((fingerprint) => relays.find((relay) => relay.fingerprint === fingerprint))
-    .find((relay) => relay !== undefined && relay.fingerprint !== target && isApart(relay, last));
-  if (!guard) throw noPath("none of Tor's guards is usable with this relay");
-  const middles = relays.filter(
-    (relay) => relay.fingerprint !== target && isApart(relay, guard) && isApart(relay, last),
-  );
-  const middle = pickByBandwidth(middles);
-  if (!middle) throw noPath("no relay is left for the middle");
-  return [guard.fingerprint, middle.fingerprint, target];
-}
-
-// Sample of entry-guards: "$F3A1..(40 hex)~r0 up" or "... never-connected", "... down 2026-..", "... unusable ..."
-function parseGuards(text: string): string[] {
-  return [...text.matchAll(/^\$?([0-9A-F]{40})\S* (?:up|never-connected)/gmu)].map((match) => match[1] ?? "");
-}
-
-// Sample of ns/all (dir-spec 3.4.1):
-//   r a0 cMPeFA9BmyBdF7lWj1a+tWXTH+c xVdM..  2026-11-20 19:25:40 127.1.1.1 21001 0
-//   s Exit Fast Guard HSDir Running Stable V2Dir Valid
-//   w Bandwidth=10000
-function parseRelays(text: string): Relay[] {
-  const relays: Relay[] = [];
-  for (const entry of text.split(/^(?=r )/mu)) {
-    const r = /^r \S+ ([A-Za-z0-9+/]{27}) (?:\S+ )?\S+ \S+ ([0-9.]+) [0-9]+ [0-9]+$/mu.exec(entry);
-    const flags = /^s (.*)$/mu.exec(entry)?.[1]?.split(" ") ?? [];
-    if (!r || !["Fast", "Running", "Valid"].every((flag) => flags.includes(flag))) continue;
-    relays.push({
-      fingerprint: Buffer.from(r[1] ?? "", "base64")
-        .toString("hex")
-        .toUpperCase(),
-      address: r[2] ?? "",
-      bandwidth: Number(/^w Bandwidth=([0-9]+)/mu.exec(entry)?.[1] ?? 0),
-    });
-  }
-  return relays;
-}
-
-function subnet(address: string): string {
-  return address.split(".", 2).join(".");
-}
-
-function pickByBandwidth(relays: readonly Relay[]): Relay | undefined {
-  const total = relays.reduce((sum, { bandwidth }) => sum + bandwidth, 0);
-  if (total === 0) return relays[relays.length === 0 ? 0 : randomInt(relays.length)];
-  let at = randomInt(total);
-  return relays.find(({ bandwidth }) => {
-    at -= bandwidth;
-    return at < 0;
-  });
-}
-
-function noPath(why: string): BentoError {
-  return new BentoError("tor-circuit-failed", `Cannot build circuit: ${why}`, {
-    advice: "Try again in a minute, or use the box's onion address.",
-  });
 }

@@ -57,7 +57,7 @@ export async function socksConnect(
  * the TCP connection leaves together with the request, later writes follow without waiting for the reply.
  * It is destroyed with the error when connecting fails; `connected` rejects with the same error, and may be ignored.
  */
-export function socksStream(options: SocksOptions): {
+function socksStream(options: SocksOptions): {
   readonly stream: Duplex;
   readonly connected: Promise<void>;
 } {
@@ -147,17 +147,6 @@ export function socksStream(options: SocksOptions): {
     else stream.destroy();
   });
   return { stream, connected: connected.promise };
-}
-
-/**
- * For node:http and WebSocket clients: `http.request({ createConnection: socksConnector({ proxy, isolation }) })`. The
- * request head travels as optimistic data. The signal covers connecting.
- */
-export function socksConnector(
-  options: Omit<SocksOptions, "host" | "port">,
-): (target: { host?: string | null | undefined; port?: number | string | null | undefined }) => Duplex {
-  return (target) =>
-    socksStream({ ...options, host: target.host ?? "", port: Number(target.port ?? 80) }).stream;
 }
 
 /** Reply bytes at most: method 2, credentials 2, reply 4 + 1 + 255 + 2. */

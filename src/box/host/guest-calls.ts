@@ -3,7 +3,11 @@
 
 import { z } from "zod";
 import { BentoError } from "../../base/errors.ts";
+import { LOG_LEVELS } from "../../wire/api.ts";
+import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
+import { bentoCallSchemas } from "./bento-call-schemas.ts";
+import { RemoteRefusal } from "./bento-error.ts";
 
 /** Text whose UTF-8 is at most `bytesMax` long and that has no lone surrogate. */
 function text(bytesMin: number, bytesMax: number) {
@@ -20,7 +24,10 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     method: z.literal("net.connect"),
     params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port: z.int().min(1).max(65535) }),
   }),
-  z.strictObject({ method: z.literal("storage.put"), params: z.strictObject({ key }) }),
+  z.strictObject({
+    method: z.literal("storage.put"),
+    params: z.strictObject({ key, create: z.boolean().default(false) }),
+  }),
   z.strictObject({
     method: z.literal("storage.get"),
     params: z.strictObject({ key, offset: z.int().nonnegative().default(0) }),
@@ -34,13 +41,14 @@ export const guestCallSchema = z.discriminatedUnion("method", [
       limit: z.int().min(1).max(Limits.storageListMax),
     }),
   }),
+  ...bentoCallSchemas,
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
   z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
 ]);
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
 export const guestLogSchema = z.strictObject({
-  level: z.enum(["debug", "info", "warn", "error"]),
+  level: z.enum(LOG_LEVELS),
   // A frame bounds it; the link cuts it to Limits.logTextBytesMax.
   text: z.string(),
 });
@@ -61,6 +69,8 @@ function cutText(value: string): string {
 export interface CallRefusal {
   readonly code: string;
   readonly message: string;
+  /** The rules of a policy that stand against a manifest. */
+  readonly refusals?: readonly Refusal[];
 }
 
 /** Errors of services that are meant for functions; everything else stays in the box. */
@@ -72,6 +82,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-exists",
   "storage-erased",
   "disk-full",
   "not-granted",
@@ -81,8 +92,19 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "closed",
 ]);
 
+/** Each at most 1.1 KiB of text, four times that in JSON: together they fit a frame. */
+const REFUSALS_MAX = 12;
+
 /** undefined for an error that a function must not see: the caller logs it and answers "internal". */
 export function refusalOf(error: unknown): CallRefusal | undefined {
+  if (error instanceof RemoteRefusal) {
+    const { code, message, refusals } = error;
+    return {
+      code: code.slice(0, 64),
+      message: message.slice(0, 1000),
+      ...(refusals.length > 0 ? { refusals: refusals.slice(0, REFUSALS_MAX) } : {}),
+    };
+  }
   if (!(error instanceof BentoError) || !CODES_FOR_FUNCTIONS.has(error.code)) return undefined;
   return { code: error.code, message: error.message.slice(0, 1000) };
 }

@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
-import { BentoError, systemCode } from "../../base/errors.ts";
+import { BentoError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
 import { BROWSE_DEFAULTS, type Shape } from "../../wire/browse.ts";
 import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
@@ -17,6 +17,7 @@ import { explain, readPopulation, type ShapeOptions, shapeOf, webPopulation } fr
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
+import { OutputFile } from "./output-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
 export interface BrowseOptions extends ReachOptions, ShapeOptions {
@@ -44,14 +45,15 @@ export async function browse(
     return EXIT.ok;
   }
   const url = parseUrl(address);
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const deliveries: Promise<string | undefined>[] = [];
   const { page, outcome } = await fetchPage(cli, url, shape, {
     ...options,
     // As soon as it is whole; padding follows.
-    onComplete: (html) => deliveries.push(deliverEarly(cli, html, options)),
+    onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
   });
   if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
-  const file = (await deliveries[0]) ?? (await deliverRest(cli, page, options));
+  const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
   report(cli, page, file);
   if (options.explain) {
     const { lines, json } = explain(shape, population, page.contentBytes);
@@ -136,27 +138,30 @@ function showProgress(progress: Progress, now: VisitProgress): void {
 }
 
 /** A file or a window, as soon as the page is whole. */
-async function deliverEarly(cli: Cli, html: Uint8Array, options: BrowseOptions): Promise<string | undefined> {
-  if (options.output !== undefined) return writePageTo(options.output, html);
+async function deliverEarly(
+  cli: Cli,
+  html: Uint8Array,
+  output: OutputFile | undefined,
+  options: BrowseOptions,
+): Promise<string | undefined> {
+  if (output) {
+    await output.write(html);
+    return options.output;
+  }
   return options.open ? openInBrowser(cli, html) : undefined;
 }
 
 /** What only the end of the answer decides: a page that stayed incomplete, and standard output. No page, no file. */
-async function deliverRest(cli: Cli, page: Visited, options: BrowseOptions): Promise<string | undefined> {
+async function deliverRest(
+  cli: Cli,
+  page: Visited,
+  output: OutputFile | undefined,
+  options: BrowseOptions,
+): Promise<string | undefined> {
   if (page.url === undefined) return undefined;
-  if (!page.verified && (options.output !== undefined || options.open))
-    return deliverEarly(cli, page.html, options);
-  if (options.output === undefined && !options.open && !cli.io.json) await cli.io.write(page.html);
+  if (!page.verified && (output || options.open)) return deliverEarly(cli, page.html, output, options);
+  if (!output && !options.open && !cli.io.json) await cli.io.write(page.html);
   return undefined;
-}
-
-async function writePageTo(file: string, html: Uint8Array): Promise<string> {
-  try {
-    await writeFile(file, html);
-    return file;
-  } catch (cause) {
-    throw new BentoError("bad-config", `Cannot write ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
-  }
 }
 
 function report(cli: Cli, page: Visited, file: string | undefined): void {
