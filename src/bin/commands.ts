@@ -99,6 +99,21 @@ function addFunctions(program: Command, act: Act): void {
     .action((box: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/policy.ts")).policy(cli, box, options)),
     );
+  reach(program.command("boxes"))
+    .description(
+      "which boxes suit: what they say of themselves, how fast they answer, what stands against them",
+    )
+    .argument("[box...]", `${BOX_HELP}; all known ones when left out`)
+    .option("--for <fn>", "those that grant what this function asks for")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--count <n>", "how many are wanted; exit code 4 when there are fewer", count(1, 64))
+    .option("--distinct <kinds>", "relay, family or both: no two of one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
+    .option("--not <boxes>", "not these boxes or relay fingerprints", list)
+    .action((boxes: string[], options) =>
+      act(async (cli) => (await import("../client/cli/boxes.ts")).boxes(cli, boxes, options)),
+    );
   reach(program.command("check"))
     .description("whether boxes would take a function, rule by rule")
     .argument("<fn>", FN_HELP)
@@ -396,6 +411,13 @@ function count(min: number, max: number): (text: string) => number {
       max === Number.MAX_SAFE_INTEGER ? "Wanted a whole number." : `Wanted ${min} to ${max}.`,
     );
   };
+}
+
+/** `a,b` -> a, b */
+function list(text: string): string[] {
+  const items = text.split(",").map((item) => item.trim());
+  if (items.every((item) => item !== "")) return items;
+  throw new InvalidArgumentError("Wanted a list such as a,b.");
 }
 
 function rate(text: string): number {

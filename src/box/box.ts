@@ -120,16 +120,19 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay, onion } = this.#config;
-    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
+    const { name, contact, region, relay, onion } = this.#config;
+    // Whoever knows the relay, or its family, knows where the box is.
+    const known = onion.kind === "hidden" ? undefined : this.#relay;
+    const fingerprint = relay.fingerprint ?? known?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      // Whoever knows the relay knows where the box is.
       relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
+      region: onion.kind === "hidden" ? null : region,
+      family: [...(known?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
@@ -321,7 +324,7 @@ export class Box implements AsyncDisposable {
     const { control } = this.#config.relay;
     const { exitWithoutRelay: exit } = this.#deps;
     if (!control && exit) {
-      this.#relay = { exit, fingerprint: null, addresses: [], ports: [] };
+      this.#relay = { exit, fingerprint: null, family: [], addresses: [], ports: [] };
       return;
     }
     if (!control) {

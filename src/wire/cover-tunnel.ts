@@ -118,18 +118,13 @@ export class CoverTunnel {
       schedule: new CellSchedule(intervalMs, clock.now()),
       next: () => this.#nextCell(),
       send: (cell) => {
-        const taken: Promise<void> = (async () => {
-          try {
-            await send(cell);
-          } catch (error) {
-            this.fail(error);
-            throw error;
-          } finally {
-            inHand.delete(taken);
-          }
-        })();
-        taken.catch(() => undefined);
+        const taken = send(cell);
         inHand.add(taken);
+        taken
+          .catch((error: unknown) => this.fail(error))
+          .finally(() => {
+            inHand.delete(taken);
+          });
         return inHand.size > inHandMax ? inHand.values().next().value : undefined;
       },
       signal,
