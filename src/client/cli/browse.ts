@@ -50,7 +50,12 @@ export async function browse(
   const { page, outcome } = await fetchPage(cli, url, shape, {
     ...options,
     // As soon as it is whole; padding follows.
-    onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
+    onComplete: (html) => {
+      const delivery = deliverEarly(cli, html, output, options);
+      // Awaited below, when the answer has ended: until then a failure waits.
+      delivery.catch(() => undefined);
+      deliveries.push(delivery);
+    },
   });
   if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
   const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
@@ -94,8 +99,8 @@ export async function fetchPage(
           last = now;
           showProgress(progress, now);
         },
-        onShowable: (html, stage) => {
-          if (stage === "complete") options.onComplete?.(html);
+        onShowable: (html, stage, isPage) => {
+          if (stage === "complete" && isPage) options.onComplete?.(html);
         },
       },
     );
@@ -182,15 +187,15 @@ function report(cli: Cli, page: Visited, file: string | undefined): void {
   });
   if (io.json) return;
   const sizes = `${formatBytes(contentBytes)} received${paddingBytes > 0 ? `, ${formatBytes(paddingBytes)} padding` : ""}`;
-  if (url === undefined) io.note(`${io.red("No page.")} ${sizes}`);
-  else io.note(`${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
-  if (!verified) io.note(io.red("Incomplete: this is what came."));
-  else if (url !== undefined) io.note(io.green("The digest is whole and its hash is right."));
+  io.note(url === undefined ? sizes : `${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
   if (!isShaped) {
     io.note(
       io.red("The answer has none of the sizes that were asked for: the box let more show than it should."),
     );
   }
+  if (!verified) io.note(io.red("Incomplete: this is what came."));
+  if (url === undefined) io.note(io.red("There was no page; nothing was written."));
+  else if (verified) io.note(io.green("The digest is whole and its hash is right."));
   for (const failure of failures.slice(0, FAILURES_SHOWN)) {
     const why = failure.detail === "" ? "" : `: ${printable(failure.detail)}`;
     io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}${why}`);
