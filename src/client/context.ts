@@ -60,12 +60,31 @@ const instanceEntry = z.object({
   shutdownToken: z.string().optional(),
 });
 
+/** What else is known of a function that is a Dropbox of ours (spec/dropbox). */
+const dropboxEntry = z.object({
+  /** The owner's secret: continues an interrupted put. */
+  writer: z.string(),
+  /** The content's key, base64url; absent for what was put as it is. */
+  key: z.string().optional(),
+  /** What is put there: path, size and time, by which a put that is continued knows it again. */
+  file: z.string(),
+  size: z.number(),
+  modifiedAt: z.number(),
+  padding: z.string(),
+  gets: z.number(),
+  bytes: z.number().optional(),
+  isSealed: z.boolean(),
+});
+export type DropboxEntry = z.infer<typeof dropboxEntry>;
+
 const contextSchema = z.object({
   version: z.literal(1),
   network: z.object({ dir: z.string(), socks: z.string() }).optional(),
   boxes: z.record(name, boxEntry).default({}),
   functions: z.record(name, functionEntry).default({}),
   instances: z.record(name, instanceEntry).default({}),
+  /** By the name of the function. */
+  dropboxes: z.record(name, dropboxEntry).default({}),
 });
 export type ContextData = z.infer<typeof contextSchema>;
 
@@ -162,6 +181,9 @@ export class Context {
     const now = this.#clock.now();
     for (const [key, entry] of Object.entries(data.functions)) {
       if (entry.expiresAt < now) delete data.functions[key];
+    }
+    for (const key of Object.keys(data.dropboxes)) {
+      if (!Object.hasOwn(data.functions, key)) delete data.dropboxes[key];
     }
     const byAge = Object.entries(data.instances).sort(([, a], [, b]) => a.startedAt - b.startedAt);
     for (const [key] of byAge.slice(0, Math.max(0, byAge.length - INSTANCES_MAX))) delete data.instances[key];

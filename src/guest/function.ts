@@ -147,14 +147,19 @@ export interface ChromiumProcess {
 
 /**
  * Values by key. Keys are 1 to 512 bytes of UTF-8. A value is stored whole or not at all, and can be read until
- * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key" or
- * "disk-full".
+ * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key",
+ * "storage-exists" or "disk-full".
  */
 export interface Storage {
-  /** Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. */
+  /**
+   * Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. With
+   * `create` only where nothing was there: of several instances that create one key, exactly one succeeds, the
+   * others get "storage-exists".
+   */
   put(
     key: string,
     value: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options?: { readonly create?: boolean },
   ): Promise<{ readonly bytes: number }>;
   /** The value from byte `offset` on; undefined when there is no such key. */
   get(key: string, options?: { readonly offset?: number }): Promise<StoredValue | undefined>;
@@ -245,10 +250,44 @@ export interface Bento {
   ): Promise<string>;
   /** Attaches to an instance, from byte `offset` of its output on, or from the first that is still there. */
   open(box: string, instance: string, options?: { readonly offset?: number }): Promise<FarSession>;
+  /**
+   * Asks up to 64 boxes at once what they are and what they grant, and chooses: those that grant what `manifest`
+   * asks for (undefined: whatever they grant) and keep to the constraints, fastest first. Fewer than `count` may be
+   * found: `left` says for each other box why. Costs two calls a box.
+   */
+  choose(
+    boxes: readonly string[],
+    manifest?: Package["manifest"],
+    constraints?: BoxConstraints,
+  ): Promise<BoxChoice>;
   /** Ends an instance. Whether it still ran. */
   close(box: string, instance: string): Promise<boolean>;
   /** Ends a function by its shutdown token: instances, storage, tokens. How many instances were ended. */
   shutdown(box: string, token: string): Promise<number>;
+}
+
+/** Relay, family and region are what boxes say of themselves. */
+export interface BoxConstraints {
+  /** How many boxes are wanted: 1 when left out. */
+  readonly count?: number;
+  /** No two beside one relay; no two beside relays that name each other as family (nor beside one relay). */
+  readonly distinct?: readonly ("relay" | "family")[];
+  /** Country codes (ISO 3166-1, two letters): only these; none of these. A box that says none is left out by either. */
+  readonly regions?: readonly string[];
+  readonly avoidRegions?: readonly string[];
+  /** Addresses of boxes, fingerprints of relays. */
+  readonly not?: readonly string[];
+}
+
+export interface BoxChoice {
+  readonly chosen: readonly {
+    readonly box: string;
+    readonly name: string;
+    readonly relay: string | null;
+    readonly region: string | null;
+    readonly roundTripMs: number;
+  }[];
+  readonly left: readonly { readonly box: string; readonly reason: string }[];
 }
 
 /** A function that was installed, with everything that is needed to use it, from anywhere. */

@@ -273,8 +273,49 @@ test("bento run: a policy's refusal names each rule and is exit code 4", async (
   assert.match(err, /memory: wanted 4 GiB, granted at most 256 MiB\n {2}storage: wanted 1 TiB/);
   const check = await user.bento(["check", "hello", box.address, "--manifest", manifest, "--direct"]);
   assert.equal(check.code, 4);
-  assert.match(check.out, /refuses\n {4}memory/);
+  assert.match(check.out, /^memory +4 GiB +✗ at most 256 MiB$/m);
+  assert.match(check.out, /refuses \(memory, storage\)/);
   assert.equal((await user.bento(["check", "hello", box.address, "--direct"])).code, 0);
+});
+
+test("bento check: a table of rules over boxes, each with what is wanted and what the policy says", async (t) => {
+  const user = await newUser(t);
+  const { net: _, ...rest } = TEST_POLICY;
+  await using open = await TestBox.start();
+  await using closed = await TestBox.start({ policy: { ...rest, net: null } });
+  const manifest = path.join(user.dir, "manifest.json");
+  await writeFile(
+    manifest,
+    JSON.stringify({ name: "fetching", image: "deno", net: { allow: ["*:443"] }, memory: "64MiB" }),
+  );
+  const args = ["check", "hello", open.address, closed.address, "--manifest", manifest, "--direct"];
+  const { code, out } = await user.bento(args);
+  assert.equal(code, 4);
+  const row = (rule: string) => out.split("\n").find((line) => line.startsWith(`${rule} `)) ?? "";
+  assert.match(
+    row("net"),
+    /\*:443 +✓ accepted by the relay's exit policy, or some of it +✗ no connections out$/,
+  );
+  assert.match(row("memory"), /64 MiB +✓ at most 256 MiB +✓ at most 256 MiB$/);
+  assert.match(row("cpu"), /50% \(not asked for\) +✓ at most 100%/);
+  assert.match(out, new RegExp(`✓ ${open.address}: grants\n✗ ${closed.address}: refuses \\(net\\)`));
+
+  const json = await user.bento([...args, "--json"]);
+  const [granted, refused] = json.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  assert.equal(granted.kind, "granted");
+  assert.equal(refused.kind, "refused");
+  assert.deepEqual(
+    refused.rules.filter((rule: { holds: boolean }) => !rule.holds),
+    [{ rule: "net", wanted: "*:443", limit: "no connections out", holds: false, asked: true }],
+  );
+
+  const gone = await user.bento(["check", "hello", open.address, "127.0.0.1:1", "--direct"]);
+  assert.equal(gone.code, 6, "a box that does not answer is no refusal");
+  assert.match(gone.out, /\? 127\.0\.0\.1:1: /);
+  assert.match(gone.out, /grants/);
 });
 
 test("bento run: a broken manifest or program is exit code 3 and sends nothing", async (t) => {

@@ -135,7 +135,8 @@ export class GuestBench implements AsyncDisposable {
     const argv = [...ISOLATION[image], ...flags, join(this.#files.dir, file)];
     const child = spawn(image === "deno" ? (findDeno() ?? assert.fail("no deno")) : PYTHON_PATH, argv, {
       stdio: ["pipe", "pipe", "inherit"],
-      env: { NO_COLOR: "1", DENO_CERT: this.caFile },
+      // As in the sandbox: a runtime that asks for updates is no part of a test.
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_CERT: this.caFile },
     });
     const exited = new Promise<number | string>((resolve) => {
       child.once("exit", (code, signal) => {

@@ -24,7 +24,10 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     method: z.literal("net.connect"),
     params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port: z.int().min(1).max(65535) }),
   }),
-  z.strictObject({ method: z.literal("storage.put"), params: z.strictObject({ key }) }),
+  z.strictObject({
+    method: z.literal("storage.put"),
+    params: z.strictObject({ key, create: z.boolean().default(false) }),
+  }),
   z.strictObject({
     method: z.literal("storage.get"),
     params: z.strictObject({ key, offset: z.int().nonnegative().default(0) }),
@@ -79,6 +82,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-exists",
   "storage-erased",
   "disk-full",
   "not-granted",

@@ -44,7 +44,7 @@ export async function carryOut(
     case "net.connect":
       return connect(call.params, open, granted(services.net, "net"), answer);
     case "storage.put":
-      return put(call.params.key, open, granted(services.storage, "storage"), answer);
+      return put(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.get":
       return get(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.delete":
@@ -61,6 +61,7 @@ export async function carryOut(
     case "bento.open":
     case "bento.close":
     case "bento.shutdown":
+    case "bento.choose":
       return carryOutBento(call, open, granted(services.bento, "bento"), answer);
     case "box.facts":
       answer.reply(await granted(services.box, "box")());
@@ -123,10 +124,15 @@ async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Pr
   await done;
 }
 
-async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {
+async function put(
+  { key, create }: { key: string; create: boolean },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
   const input = new CallInput(open);
   try {
-    answer.reply(await storage.put(key, input, { signal: open.signal }));
+    answer.reply(await storage.put(key, input, { signal: open.signal, create }));
   } finally {
     input.close();
   }

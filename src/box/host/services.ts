@@ -4,6 +4,7 @@
 
 import type { Duplex } from "node:stream";
 import type { Info, Invocation, JsonValue, Outcome, Stored } from "../../wire/api.ts";
+import type { BoxChoice, BoxConstraints } from "../../wire/choose-boxes.ts";
 import type { Policy } from "../../wire/policy.ts";
 
 export interface HostServices {
@@ -32,13 +33,13 @@ export interface InstanceNet extends AsyncDisposable {
   connect(target: { host: string; port: number }, options: { signal: AbortSignal }): Promise<Duplex>;
 }
 
-/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "disk-full". */
+/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "storage-exists", "disk-full". */
 export interface FunctionStorage {
-  /** Stores the whole value or nothing. Resolves when it can be read back. */
+  /** Stores the whole value or nothing. Resolves when it can be read back. With `create` only a key that is new. */
   put(
     key: string,
     value: AsyncIterable<Uint8Array>,
-    options: { signal: AbortSignal },
+    options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }>;
   /** undefined when there is no such key. The value stays readable while it is replaced or deleted. */
   get(
@@ -91,6 +92,13 @@ export interface InstanceBento extends AsyncDisposable {
   ): Promise<FarSession>;
   /** Whether a running instance was ended. */
   close(box: string, instance: string, options: { kill: boolean; signal: AbortSignal }): Promise<boolean>;
+  /** Asks the boxes and chooses among them. Boxes that this function may not use are left out. */
+  choose(
+    boxes: readonly string[],
+    manifest: unknown,
+    constraints: BoxConstraints,
+    signal: AbortSignal,
+  ): Promise<BoxChoice>;
   /** How many instances were ended. */
   shutdown(box: string, token: string, signal: AbortSignal): Promise<number>;
 }

@@ -136,7 +136,7 @@ async function find<T>(
 }
 
 /** `@file` and `-` are read; anything else is the secret itself. At most one line of at most 4096 characters. */
-async function readSecret(cli: Cli, given: string): Promise<string> {
+export async function readSecret(cli: Cli, given: string): Promise<string> {
   if (given === "-") return firstLine(await text(cli.io.stdin));
   if (!given.startsWith("@")) return given;
   const file = given.slice(1);

@@ -80,7 +80,8 @@ export async function saveFunction(
   });
 }
 
-function checkName(name: string): void {
+/** Throws "usage" for what cannot be a saved name. */
+export function checkName(name: string): void {
   if (/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(name)) return;
   throw usage(`Cannot save under "${name}": wanted letters, digits, "_", "." and "-", at most 64`);
 }

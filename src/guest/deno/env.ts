@@ -50,8 +50,12 @@ function netOf(channel: HostChannel): Net {
 
 function storageOf(channel: HostChannel): Storage {
   return Object.freeze({
-    async put(key: string, value: string | Uint8Array | AsyncIterable<Uint8Array>) {
-      const { answer, stream } = channel.open("storage.put", { key }, "out");
+    async put(
+      key: string,
+      value: string | Uint8Array | AsyncIterable<Uint8Array>,
+      options: { create?: boolean } = {},
+    ) {
+      const { answer, stream } = channel.open("storage.put", { key, create: options.create ?? false }, "out");
       // Refusals arrive while the value is still on its way: the box's reason counts, not the broken stream.
       const sent = (async () => {
         if (typeof value === "string") await stream.write(encoder.encode(value));
