@@ -108,7 +108,7 @@ describe("escape: chromium", { skip: skipRendered, timeout: 120_000 }, () => {
   ): Promise<RunningGuest> => {
     const { limits } = grantOf("chromium");
     return await bench.run("chromium", DRIVER, {
-      invocation: { args: [steps as never, options.browsers ?? 1, options.file ?? ""] },
+      invocation: { args: [steps, options.browsers ?? 1, options.file ?? ""] },
       grant: {
         ...(options.net ? { net: { allow: ["*:*"], connections: 16, bytes: 1e8 } } : {}),
         limits: {

@@ -20,9 +20,10 @@ const SHELL = "/usr/lib/chromium/chromium-headless-shell";
 export const skipRendered =
   process.getuid?.() !== 0
     ? "needs root"
-    : existsSync(SHELL)
-      ? false
-      : "chromium-headless-shell is not installed";
+    : // The headless shell is what is tested; the other one is what it is compared with.
+      ([SHELL, "/usr/bin/chromium"]
+        .filter((path) => !existsSync(path))
+        .map((path) => `${path} is not installed`)[0] ?? false);
 
 export async function bundleRendered(): Promise<string> {
   const result = await build({
