@@ -1,11 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { brotliCompressSync } from "node:zlib";
-import { concat, utf8 } from "../../base/bytes.ts";
+import { shapedAnswer } from "../../../test/support/shaped-answer.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { BROWSE_DEFAULTS, type BrowseRequest, CELL_BYTES, decodeRequest, RATES } from "../../wire/browse.ts";
-import { CellFiller } from "../../wire/cells.ts";
-import { RecordEncoder } from "../../wire/digest.ts";
 import { BoxClient, directDial } from "../client.ts";
 import { TestBox, type TestCall } from "../test-box.ts";
 import { BrowseSession } from "./browse-session.ts";
@@ -17,22 +14,7 @@ const SETTINGS = {
 } as const;
 const PACKAGE = { manifest: { name: "browser", image: "deno" as const }, source: "x" };
 
-/** The cells of an answer: a page that says what was asked for. */
-function answer(request: BrowseRequest, sizes: readonly number[] = SIZES): Uint8Array[] {
-  const encoder = new RecordEncoder();
-  const { url, method } = request;
-  const body = utf8(
-    `<p>${method} ${url} ${new TextDecoder().decode(request.body?.bytes)}<a href=/next>n</a>`,
-  );
-  const page = encoder.encode({ kind: "page", url, finalUrl: url, status: 200, type: "text/html", body });
-  const styled = encoder.encode({ kind: "styled", resources: 0 });
-  const filler = new CellFiller(sizes, (bytes) => bytes.fill(7));
-  filler.push(brotliCompressSync(concat([...page, ...styled, encoder.end()])));
-  filler.finish();
-  const cells: Uint8Array[] = [];
-  for (let cell = filler.next(); cell; cell = filler.next()) cells.push(cell);
-  return cells;
-}
+const answer = (request: BrowseRequest, sizes: readonly number[] = SIZES) => shapedAnswer(request, sizes);
 
 /** A browser function that answers at once; `onRequest` may do something else. */
 function browserBox(onRequest?: (request: BrowseRequest, call: TestCall) => boolean | Promise<boolean>) {
