@@ -124,6 +124,39 @@ test("BrowseSession: closing waits for what is under way; the function is remove
   assert.deepEqual(await session.outcome(), { kind: "returned" });
 });
 
+test("BrowseSession: acknowledges in equal steps, however fast it reads; other sessions do so at once", async () => {
+  const firstAcks: number[] = [];
+  await using box = await TestBox.start({
+    script: async (call) => {
+      const cells = shapedAnswer(
+        { id: 1, url: "http://a.test/", method: "GET", body: undefined, referrer: undefined, stop: false },
+        [40 * CELL_BYTES],
+      );
+      // In the control no number of messages comes to a step.
+      if (firstAcks.length > 0) call.output(new Uint8Array(10));
+      for (const cell of cells) {
+        call.output(cell);
+        // One by one, as they come from a function that paces them.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await call.acknowledged(1);
+      firstAcks.push([...box.instances.values()].at(-1)?.acked ?? 0);
+      return { kind: "returned" };
+    },
+  });
+  using client = new BoxClient({ address: box.address, dial: directDial });
+  const settings = { ...SETTINGS, shape: { ...SETTINGS.shape, bytes: [40 * CELL_BYTES] } };
+  {
+    await using session = new BrowseSession({ client, package: PACKAGE, settings });
+    await session.visit({ url: "http://a.test/" }, { last: true });
+  }
+  assert.equal((firstAcks[0] ?? 0) % (64 * 1024), 0, `${firstAcks[0]}`);
+  // The control: without steady acknowledgements the first comes when nothing more waits.
+  const plain = await client.run({ package: PACKAGE }, { args: [] }, { endInput: true });
+  await plain.drain();
+  assert.ok((firstAcks[1] ?? 0) > 0 && (firstAcks[1] ?? 0) % (64 * 1024) !== 0, `${firstAcks[1]}`);
+});
+
 test("BrowseSession: after the end of an instance the next page gets a new one", async () => {
   let calls = 0;
   await using box = await TestBox.start({
