@@ -1,8 +1,7 @@
 // `bento browse --serve`: the local page (local-page-server.ts) over one browser session at a box, until Ctrl-C.
 
 import { systemCode } from "../../base/errors.ts";
-import type { Shape } from "../../wire/browse.ts";
-import { BROWSE_DEFAULTS } from "../../wire/browse.ts";
+import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/browse.ts";
 import { BrowseSession } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
