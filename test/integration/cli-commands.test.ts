@@ -505,7 +505,13 @@ test("bento browse: no page is no output and no file; an answer of another size 
   await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
   const browse = (path: string, ...more: string[]) =>
     user.bento([
-      ...["browse", `http://a.test${path}`, "--box", box.address, "--direct", "--sizes", "8KiB,24KiB"],
+      "browse",
+      `http://a.test${path}`,
+      "--box",
+      box.address,
+      "--direct",
+      "--sizes",
+      "8KiB,24KiB",
       ...more,
     ]);
   for (const to of [[], ["-o", "gone.html"]]) {
