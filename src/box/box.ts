@@ -24,6 +24,7 @@ import { NetBroker } from "./host/net.ts";
 import { NameResolver } from "./host/resolver.ts";
 import type { HostServices } from "./host/services.ts";
 import { StorageVault } from "./host/storage.ts";
+import { FunctionTor } from "./host/tor.ts";
 import { LegacyListener } from "./legacy2021/legacy-listener.ts";
 import { OnionPublisher } from "./onion.ts";
 import { SandboxHost } from "./sandbox/sandbox.ts";
@@ -235,6 +236,9 @@ export class Box implements AsyncDisposable {
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
+      ...(grant.tor && this.#clientTor
+        ? { tor: new FunctionTor({ grant: grant.tor, tor: this.#clientTor, clock: this.#deps.clock }) }
+        : {}),
       ...(facts ? { box: facts } : {}),
     };
   }
@@ -259,7 +263,11 @@ export class Box implements AsyncDisposable {
     const { dataDir, policy, tor } = this.#config;
     const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
     if (!leavesThroughTor) return undefined;
-    return this.#owned.use(new ClientTor({ config: tor, dir: join(dataDir, "client-tor"), ...this.#deps }));
+    // Who could choose the first relay would learn a hidden box's address.
+    const firstHop = this.#config.onion.kind === "hidden" ? ("guard" as const) : ("any" as const);
+    const firewall = policy.tor ? { firstHop } : null;
+    const dir = join(dataDir, "client-tor");
+    return this.#owned.use(new ClientTor({ config: tor, dir, firewall, ...this.#deps }));
   }
 
   async #followRelay(): Promise<void> {

@@ -4,12 +4,22 @@
 // accepts nothing but this one port publishes no summary; then we build the circuit and attach the stream ourselves.
 // Spec: control-spec 3.10 (EXTENDCIRCUIT), 3.13 (ATTACHSTREAM), 3.8 (MAPADDRESS), tor(1) __LeaveStreamsUnattached.
 
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { Duplex } from "node:stream";
 import { BentoError } from "../base/errors.ts";
 import { formatIp, parseIp } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import type { StreamEvent } from "./control-event.ts";
+import {
+  acceptsPort,
+  isUsable,
+  type ListedRelay,
+  parseExitSummary,
+  parseGuards,
+  parseRelays,
+  pickByBandwidth,
+  subnetOf,
+} from "./relay-list.ts";
 import { type Isolation, type SocksAddress, socksConnect } from "./socks.ts";
 
 export interface ExitTarget {
@@ -86,7 +96,6 @@ export class ExitAddressDialer implements AsyncDisposable {
     await unattached?.then(async (held) => held[Symbol.asyncDispose]()).catch(() => undefined);
   }
 
-  // Sample of a microdescriptor's summary line: "p accept 80,443,8000-8100" or "p reject 25"
   async #isInSummary({ fingerprint, port }: ExitTarget, wait: Wait): Promise<boolean> {
     const key = `md/id/${fingerprint}` as const;
     const info = await this.#control.getInfo([key], wait).catch((error: unknown) => {
@@ -94,13 +103,8 @@ export class ExitAddressDialer implements AsyncDisposable {
       if (error instanceof BentoError && error.code === "tor-refused") return undefined;
       throw error;
     });
-    const summary = /^p (accept|reject) ([0-9,-]+)$/mu.exec(info?.[key] ?? "");
-    if (!summary) return false;
-    const isListed = (summary[2] ?? "").split(",").some((part) => {
-      const [low = "", high = low] = part.split("-");
-      return port >= Number(low) && port <= Number(high);
-    });
-    return (summary[1] === "accept") === isListed;
+    const summary = parseExitSummary(info?.[key] ?? "");
+    return summary !== undefined && acceptsPort(summary, port);
   }
 
   async #connectMapped(
@@ -290,22 +294,16 @@ export class ExitAddressDialer implements AsyncDisposable {
   }
 }
 
-interface Relay {
-  readonly fingerprint: string;
-  readonly address: string;
-  readonly bandwidth: number;
-}
-
 /** A guard of tor's own, a middle relay by bandwidth, the target: three hops, no two in one /16 where tor wants that. */
 async function choosePath(control: ControlClient, target: string, wait: Wait): Promise<string[]> {
   const info = await control.getInfo(["entry-guards", "ns/all"], wait);
   const conf = await control.getConf(["EnforceDistinctSubnets"], wait);
   const isDistinct = conf.EnforceDistinctSubnets[0] !== "0";
-  const relays = parseRelays(info["ns/all"]);
+  const relays = parseRelays(info["ns/all"]).filter(isUsable);
   const last = relays.find(({ fingerprint }) => fingerprint === target);
-  const isApart = (one: Relay, other: Relay | undefined) =>
+  const isApart = (one: ListedRelay, other: ListedRelay | undefined) =>
     one.fingerprint !== other?.fingerprint &&
-    (!isDistinct || other === undefined || subnet(one.address) !== subnet(other.address));
+    (!isDistinct || other === undefined || subnetOf(one.address) !== subnetOf(other.address));
   // Tor's guards protect against a first relay that changes all the time; a guard of our own choice would undo that.
   const guard = parseGuards(info["entry-guards"])
     .map((fingerprint) => relays.find((relay) => relay.fingerprint === fingerprint))
@@ -317,46 +315,6 @@ async function choosePath(control: ControlClient, target: string, wait: Wait): P
   const middle = pickByBandwidth(middles);
   if (!middle) throw noPath("no relay is left for the middle");
   return [guard.fingerprint, middle.fingerprint, target];
-}
-
-// Sample of entry-guards: "$F3A1..(40 hex)~r0 up" or "... never-connected", "... down 2026-..", "... unusable ..."
-function parseGuards(text: string): string[] {
-  return [...text.matchAll(/^\$?([0-9A-F]{40})\S* (?:up|never-connected)/gmu)].map((match) => match[1] ?? "");
-}
-
-// Sample of ns/all (dir-spec 3.4.1):
-//   r a0 cMPeFA9BmyBdF7lWj1a+tWXTH+c xVdM..  2026-11-20 19:25:40 127.1.1.1 21001 0
-//   s Exit Fast Guard HSDir Running Stable V2Dir Valid
-//   w Bandwidth=10000
-function parseRelays(text: string): Relay[] {
-  const relays: Relay[] = [];
-  for (const entry of text.split(/^(?=r )/mu)) {
-    const r = /^r \S+ ([A-Za-z0-9+/]{27}) (?:\S+ )?\S+ \S+ ([0-9.]+) [0-9]+ [0-9]+$/mu.exec(entry);
-    const flags = /^s (.*)$/mu.exec(entry)?.[1]?.split(" ") ?? [];
-    if (!r || !["Fast", "Running", "Valid"].every((flag) => flags.includes(flag))) continue;
-    relays.push({
-      fingerprint: Buffer.from(r[1] ?? "", "base64")
-        .toString("hex")
-        .toUpperCase(),
-      address: r[2] ?? "",
-      bandwidth: Number(/^w Bandwidth=([0-9]+)/mu.exec(entry)?.[1] ?? 0),
-    });
-  }
-  return relays;
-}
-
-function subnet(address: string): string {
-  return address.split(".", 2).join(".");
-}
-
-function pickByBandwidth(relays: readonly Relay[]): Relay | undefined {
-  const total = relays.reduce((sum, { bandwidth }) => sum + bandwidth, 0);
-  if (total === 0) return relays[relays.length === 0 ? 0 : randomInt(relays.length)];
-  let at = randomInt(total);
-  return relays.find(({ bandwidth }) => {
-    at -= bandwidth;
-    return at < 0;
-  });
 }
 
 function noPath(why: string): BentoError {

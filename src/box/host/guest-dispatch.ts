@@ -1,27 +1,26 @@
 // Carries out a guest's calls with the services that its grant gave it (spec/guest 5).
 
-import type { Duplex } from "node:stream";
 import { addAbortSignal } from "node:stream";
-import { finished } from "node:stream/promises";
 import { Channel } from "../../base/channel.ts";
-import { BentoError, unreachable } from "../../base/errors.ts";
+import { BentoError } from "../../base/errors.ts";
 import { GUEST_PAYLOAD_BYTES_MAX } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
+import { type CallAnswer, relay } from "./guest-relay.ts";
+import { carryOutTor } from "./guest-tor-calls.ts";
 import type { FunctionStorage, HostServices, InstanceNet } from "./services.ts";
 
-/** How a call talks back. */
-export interface CallAnswer {
-  /** The one answer. */
-  reply(result: unknown): void;
-  /** Ends the box's direction of the call's stream. */
-  dataEnd(): void;
-}
+const DATA_METHODS: ReadonlySet<string> = new Set<GuestCall["method"]>([
+  "net.connect",
+  "storage.put",
+  "tor.connect",
+  "tor.onion.accept",
+]);
 
 /** Whether the guest may send bytes on the call's id. */
 export function takesData(call: GuestCall): boolean {
-  return call.method === "net.connect" || call.method === "storage.put";
+  return DATA_METHODS.has(call.method);
 }
 
 /** Resolves when the call and its stream are over. Rejects with what went wrong, before or after the answer. */
@@ -52,7 +51,7 @@ export async function carryOut(
       answer.reply(null);
       return;
     default:
-      unreachable(call);
+      return carryOutTor(call, open, granted(services.tor, "tor"), answer);
   }
 }
 
@@ -82,27 +81,6 @@ async function connect(
   } finally {
     connection.destroy();
   }
-}
-
-/** Both directions until both have ended; each is as fast as its receiver. */
-async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Promise<void> {
-  const done = finished(connection);
-  done.catch(() => {
-    /* awaited below; an earlier error comes through the reading side first */
-  });
-  open.connectSink({
-    data(bytes, taken) {
-      connection.write(bytes, () => taken());
-    },
-    end() {
-      connection.end();
-    },
-  });
-  for await (const chunk of connection.iterator({ destroyOnReturn: false })) {
-    await open.send(chunk as Uint8Array);
-  }
-  answer.dataEnd();
-  await done;
 }
 
 async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {

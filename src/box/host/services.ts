@@ -3,11 +3,13 @@
 // Everything a guest passes in has been parsed and bounded before it reaches a service.
 
 import type { Duplex } from "node:stream";
+import type { FirewallOwner } from "../../tor/firewall/owner.ts";
 import type { JsonValue } from "../../wire/api.ts";
 
 export interface HostServices {
   readonly net?: InstanceNet;
   readonly storage?: FunctionStorage;
+  readonly tor?: InstanceTor;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
   /** Ends the function as its owner could, but for the instance that asks. Idempotent. */
@@ -28,6 +30,33 @@ export interface InstanceNet extends AsyncDisposable {
    * "net-refused" (policy; message says which rule), "net-limit", "net-unreachable" or "net-timeout".
    */
   connect(target: { host: string; port: number }, options: { signal: AbortSignal }): Promise<Duplex>;
+}
+
+/** What one instance may do with Tor, and nothing of anybody else's. Each call checks its routine and its counts. */
+export type TorUse = Pick<
+  FirewallOwner,
+  | "launchCircuit"
+  | "built"
+  | "extendCircuit"
+  | "closeCircuit"
+  | "circuits"
+  | "connect"
+  | "resolve"
+  | "streams"
+  | "closeStream"
+  | "openOnion"
+  | "onionPublished"
+  | "acceptOnion"
+  | "closeOnion"
+  | "onions"
+  | "watch"
+  | "relays"
+>;
+
+/** Tor for one instance. Ends what it made. */
+export interface InstanceTor extends AsyncDisposable {
+  /** The instance's part of the tor that runs now. Throws BentoError "tor-gone" when none does for long. */
+  use(signal: AbortSignal): Promise<TorUse>;
 }
 
 /** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "disk-full". */

@@ -1,0 +1,101 @@
+// What the consensus says about relays, as tor's control port gives it, and choosing among them. Pure, no I/O.
+// The text comes from tor, which has checked its signatures; it is public.
+// Spec: dir-spec 3.4.1 (router status entries), 3.3 and 5.2 (microdescriptors), control-spec 3.9 (ns/all, entry-guards).
+
+import { randomInt } from "node:crypto";
+
+export interface ListedRelay {
+  /** 40 hex digits, upper case. */
+  readonly fingerprint: string;
+  readonly nickname: string;
+  /** IPv4, as text. */
+  readonly address: string;
+  readonly orPort: number;
+  readonly flags: readonly string[];
+  /** Consensus weight; kilobytes a second where nobody measured. */
+  readonly bandwidth: number;
+  /** First 20 bytes of the digest that names its descriptor, base64 without padding. */
+  readonly digest: string | undefined;
+}
+
+/** Relays of one answer: the public network has about 9,000. */
+const RELAYS_MAX = 100_000;
+
+// Sample of ns/all:
+//   r a0 cMPeFA9BmyBdF7lWj1a+tWXTH+c xVdM..(27) 2026-11-20 19:25:40 127.1.1.1 21001 0
+//   s Exit Fast Guard HSDir Running Stable V2Dir Valid
+//   w Bandwidth=10000
+/** Entries that cannot be read are left out. */
+export function parseRelays(text: string): ListedRelay[] {
+  const relays: ListedRelay[] = [];
+  for (const entry of text.split(/^(?=r )/mu)) {
+    const r =
+      /^r ([A-Za-z0-9]{1,19}) ([A-Za-z0-9+/]{27}) (?:([A-Za-z0-9+/]{27}) )?\S+ \S+ ([0-9.]+) ([0-9]+) [0-9]+$/mu.exec(
+        entry,
+      );
+    if (!r || relays.length >= RELAYS_MAX) continue;
+    relays.push({
+      fingerprint: Buffer.from(r[2] ?? "", "base64")
+        .toString("hex")
+        .toUpperCase(),
+      nickname: r[1] ?? "",
+      address: r[4] ?? "",
+      orPort: Number(r[5]),
+      flags: /^s (.*)$/mu.exec(entry)?.[1]?.split(" ") ?? [],
+      bandwidth: Number(/^w Bandwidth=([0-9]+)/mu.exec(entry)?.[1] ?? 0),
+      digest: r[3],
+    });
+  }
+  return relays;
+}
+
+/** Whether tor itself would put the relay into a circuit. */
+export function isUsable({ flags }: Pick<ListedRelay, "flags">): boolean {
+  return ["Fast", "Running", "Valid"].every((flag) => flags.includes(flag));
+}
+
+// Sample of entry-guards: "$F3A1..(40 hex)~r0 up" or "... never-connected", "... down 2026-..", "... unusable ..."
+/** Fingerprints of tor's guards that may be used now, first choice first. */
+export function parseGuards(text: string): string[] {
+  return [...text.matchAll(/^\$?([0-9A-F]{40})\S* (?:up|never-connected)/gmu)].map((match) => match[1] ?? "");
+}
+
+/** What a relay lets out of Tor, in short: the `p` line of its microdescriptor. */
+export interface ExitSummary {
+  readonly kind: "accept" | "reject";
+  /** Ports and ranges, as `80,443,8000-8100`. */
+  readonly ports: string;
+}
+
+// Sample: "p accept 80,443,8000-8100" or "p reject 25"
+/** undefined where the microdescriptor has none: nothing is let out. */
+export function parseExitSummary(microdescriptor: string): ExitSummary | undefined {
+  const [, kind, ports] = /^p (accept|reject) ([0-9,-]+)$/mu.exec(microdescriptor) ?? [];
+  return ports === undefined ? undefined : { kind: kind === "accept" ? "accept" : "reject", ports };
+}
+
+export function acceptsPort({ kind, ports }: ExitSummary, port: number): boolean {
+  const isListed = ports.split(",").some((part) => {
+    const [low = "", high = low] = part.split("-");
+    return port >= Number(low) && port <= Number(high);
+  });
+  return (kind === "accept") === isListed;
+}
+
+/** The /16 of an IPv4 address: tor takes no two relays of one for a circuit. */
+export function subnetOf(address: string): string {
+  return address.split(".", 2).join(".");
+}
+
+/** One of them, more often the more bandwidth it has; undefined of none. */
+export function pickByBandwidth<T extends { readonly bandwidth: number }>(
+  relays: readonly T[],
+): T | undefined {
+  const total = relays.reduce((sum, { bandwidth }) => sum + bandwidth, 0);
+  if (total === 0) return relays[relays.length === 0 ? 0 : randomInt(relays.length)];
+  let at = randomInt(total);
+  return relays.find(({ bandwidth }) => {
+    at -= bandwidth;
+    return at < 0;
+  });
+}
