@@ -192,6 +192,14 @@ function addTools(program: Command, act: Act): void {
     .action((url: string, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("monitor"))
+    .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
+    .argument("[box]", BOX_HELP)
+    .option("--interval <seconds>", "between two measurements", count(1, 3600), 2)
+    .option("--count <n>", "so many measurements; 0 until Ctrl-C", count(0, 1_000_000), 0)
+    .action((box: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/monitor.ts")).monitor(cli, box, options)),
+    );
   program
     .command("completions")
     .description("completion script for your shell: source <(bento completions bash)")

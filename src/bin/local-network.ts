@@ -155,7 +155,7 @@ port = ${ONION_PORT}
 [exit_port]
 listen = "${exit}"
 [policy]
-box = ["load", "memory", "instances", "limits"]
+box = ["load", "memory", "disk", "network", "instances", "limits"]
 [policy.bento]
 boxes = ["self", "*"]
 [policy.tor]

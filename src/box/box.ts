@@ -15,7 +15,7 @@ import type { ManifestInput } from "../wire/manifest.ts";
 import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
-import { boxFacts } from "./box-facts.ts";
+import { BoxMeter } from "./box-meter.ts";
 import { ClientTor } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
@@ -107,12 +107,14 @@ export class Box implements AsyncDisposable {
   }
 
   get info(): Info {
-    const { name, contact, relay } = this.#config;
+    const { name, contact, relay, onion } = this.#config;
+    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      relay: relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      // Whoever knows the relay knows where the box is.
+      relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
       accepting: this.#admission.accepting,
@@ -171,6 +173,7 @@ export class Box implements AsyncDisposable {
         bytesMax: policy.total.instances * policy.function.backlogBytes,
       }),
     );
+    const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
     this.#clientTor = this.#startClientTor();
     const instances = owned.use(
@@ -181,7 +184,7 @@ export class Box implements AsyncDisposable {
         spool,
         reserve: (request) => this.#admission.reserveInstance(request.functionId, request.grant.limits),
         services: async (request, instance) => ({
-          ...this.#services(request, vault),
+          ...this.#services(request, vault, meter),
           removeSelf: async () => {
             await operations.remove(request.functionId, instance);
           },
@@ -226,13 +229,27 @@ export class Box implements AsyncDisposable {
     }
   }
 
-  #services(request: InstanceRequest, vault: StorageVault): Omit<HostServices, "removeSelf"> {
+  #meter(vault: StorageVault): BoxMeter {
+    return new BoxMeter({
+      dataDir: this.#config.dataDir,
+      clock: this.#deps.clock,
+      state: () => ({
+        instances: this.#admission.used.instances,
+        promisedMemoryBytes: this.#admission.used.memoryBytes,
+        storageBytes: vault.bytesUsed,
+        network: { connections: this.#broker.connections, ...this.#broker.traffic },
+        policy: this.#admission.policy,
+      }),
+    });
+  }
+
+  #services(
+    request: InstanceRequest,
+    vault: StorageVault,
+    meter: BoxMeter,
+  ): Omit<HostServices, "removeSelf"> {
     const { grant, functionId } = request;
-    const facts = boxFacts(grant, () => ({
-      instances: this.#admission.used.instances,
-      promisedMemoryBytes: this.#admission.used.memoryBytes,
-      policy: this.#admission.policy,
-    }));
+    const facts = meter.forGrant(grant);
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),

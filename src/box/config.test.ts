@@ -144,3 +144,12 @@ test("parseSocketAddress: takes addresses and sockets, not names", () => {
     assert.equal(parseSocketAddress(text), undefined, text);
   }
 });
+
+test("parseBoxConfig: a hidden box tells nothing about its machine", () => {
+  const facts = '[policy]\nbox = ["load"]\n';
+  assert.deepEqual(parseBoxConfig(facts).policy.box, ["load"]);
+  assert.match(
+    errorOf(`${facts}[onion]\nmode = "hidden"\n`),
+    /^Cannot read box.toml: policy.box: found load, expected none/,
+  );
+});

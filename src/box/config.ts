@@ -182,6 +182,11 @@ function contradictions(toml: BoxToml): string[] {
   if (policy.storage.enabled) {
     atMost("policy.storage.bytes", policy.storage.bytes, "policy.total.storage", policy.total.storage);
   }
+  if (toml.onion.mode === "hidden" && policy.box.length > 0) {
+    lines.push(
+      `policy.box: found ${policy.box.join(", ")}, expected none with onion.mode = "hidden": load and traffic help to find a machine`,
+    );
+  }
   return lines;
 }
 

@@ -11,7 +11,7 @@ export const SYSCALL_GROUPS = ["fork", "files", "loopback"] as const;
 export type SyscallGroup = (typeof SYSCALL_GROUPS)[number];
 
 /** What `env.box` may tell a function about the box. */
-export const BOX_FACTS = ["load", "memory", "instances", "limits"] as const;
+export const BOX_FACTS = ["load", "memory", "disk", "network", "instances", "limits"] as const;
 export type BoxFact = (typeof BOX_FACTS)[number];
 
 /** What `env.tor` may be used for (spec/policy 2.4). */

@@ -78,6 +78,18 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   assert.match(html, /data:image\/svg/);
   assert.doesNotMatch(html, /src="?a\.svg/);
 
+  const monitored = await bento(home, "monitor", "--count", "2", "--interval", "1", "--json");
+  assert.equal(monitored.code, 0, monitored.err);
+  const measurements = monitored.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as object);
+  const facts = ["time", "load", "memory", "disk", "network", "instances"];
+  assert.deepEqual(
+    measurements.map((measurement) => Object.keys(measurement)),
+    [facts, facts],
+  );
+
   const refused = await bento(home, "browse", `http://${boxes[0]?.direct}/`, "-o", page);
   assert.equal(refused.code, 1, "a box does not reach itself");
   assert.equal((await bento(home, "net", "up", "--relays", "3")).code, 2);

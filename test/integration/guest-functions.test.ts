@@ -38,11 +38,24 @@ describe("bundled functions", { timeout: 30_000 }, () => {
     assert.deepEqual(await guest.ended, { kind: "returned" });
   });
 
-  test("monitor: one line for each measurement", async () => {
+  test("monitor: one line for each measurement, with its time", async () => {
     let load = 0;
     const services = { box: async () => ({ load: load++ }) };
-    await using guest = await run("monitor", { invocation: { args: [3, 1] }, services });
-    assert.deepEqual(await guest.all(), ['{"load":0}\n', '{"load":1}\n', '{"load":2}\n']);
+    await using guest = await run("monitor", { invocation: { args: ["2", "1000"] }, services });
+    const lines = await guest.all();
+    assert.deepEqual(
+      lines.map((line) => JSON.parse(line).load),
+      [0, 1],
+    );
+    assert.ok(lines.every((line) => Math.abs(JSON.parse(line).time - Date.now()) < 600_000));
+  });
+
+  test("monitor: without a count it goes on until the client ends its input", async () => {
+    const services = { box: async () => ({}) };
+    await using guest = await run("monitor", { invocation: { args: [0, 60_000] }, services });
+    await guest.next();
+    guest.link.endInput();
+    assert.deepEqual(await guest.ended, { kind: "returned" });
   });
 
   test("monitor: ends when it is asked to, and says what it lacks", async () => {

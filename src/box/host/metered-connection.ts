@@ -11,22 +11,30 @@ export interface ByteBudget {
   left: number;
 }
 
+/** Bytes that all connections of the box have carried. */
+export interface Traffic {
+  receivedBytes: number;
+  sentBytes: number;
+}
+
 /** Milliseconds without a byte either way: long enough for held requests, short enough to free the descriptor. */
 export const IDLE_MS = 10 * 60_000;
 
 export class MeteredConnection extends Duplex {
   readonly #socket: Socket;
   readonly #budget: ByteBudget;
+  readonly #traffic: Traffic;
   readonly #clock: Clock;
   #hasEnded = false;
   #lastByteAt: number;
   #stopIdleTimer: () => void = () => undefined;
   #resume: (() => void) | undefined;
 
-  constructor(socket: Socket, budget: ByteBudget, clock: Clock) {
+  constructor(socket: Socket, budget: ByteBudget, traffic: Traffic, clock: Clock) {
     super({ allowHalfOpen: true });
     this.#socket = socket;
     this.#budget = budget;
+    this.#traffic = traffic;
     this.#clock = clock;
     this.#lastByteAt = clock.now();
     socket.on("data", (chunk: Buffer) => {
@@ -66,6 +74,7 @@ export class MeteredConnection extends Duplex {
       return;
     }
     this.#budget.left -= chunk.length;
+    this.#traffic.sentBytes += chunk.length;
     if (this.#socket.write(chunk)) {
       callback();
       return;
@@ -95,6 +104,7 @@ export class MeteredConnection extends Duplex {
     this.#lastByteAt = this.#clock.now();
     const allowed = chunk.subarray(0, this.#budget.left);
     this.#budget.left -= allowed.length;
+    this.#traffic.receivedBytes += allowed.length;
     if (allowed.length > 0 && !this.push(allowed)) this.#socket.pause();
     if (allowed.length < chunk.length) this.destroy(budgetSpent());
   }

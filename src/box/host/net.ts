@@ -12,7 +12,7 @@ import type { NetGrant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
 import { dial } from "./dial.ts";
 import type { Egress } from "./egress.ts";
-import { type ByteBudget, MeteredConnection } from "./metered-connection.ts";
+import { type ByteBudget, MeteredConnection, type Traffic } from "./metered-connection.ts";
 import type { NameResolver } from "./resolver.ts";
 import type { InstanceNet } from "./services.ts";
 
@@ -39,6 +39,7 @@ export interface NetBrokerOptions {
 
 export class NetBroker {
   readonly #options: NetBrokerOptions;
+  readonly #traffic: Traffic = { receivedBytes: 0, sentBytes: 0 };
   #egress: Egress | undefined;
   #connections = 0;
 
@@ -57,10 +58,16 @@ export class NetBroker {
     return this.#connections;
   }
 
+  /** What they have carried since the broker was made. */
+  get traffic(): Readonly<Traffic> {
+    return this.#traffic;
+  }
+
   /** The network of one instance. Disposing it closes whatever it opened. */
   forInstance(grant: NetGrant): InstanceNet {
     return new GrantedNet(grant, this.#options, {
       egress: () => this.#egress,
+      traffic: this.#traffic,
       take: () => {
         if (this.#connections >= (this.#options.connectionsTotalMax ?? CONNECTIONS_TOTAL_MAX)) {
           throw new BentoError("net-limit", "Cannot connect: the box has as many connections as it may");
@@ -78,6 +85,7 @@ type NamedHost = Exclude<Host, { kind: "refused" }>;
 
 interface Box {
   egress(): Egress | undefined;
+  readonly traffic: Traffic;
   take(): void;
   giveBack(): void;
 }
@@ -119,7 +127,7 @@ class GrantedNet implements InstanceNet {
         socket.destroy();
         throw signal.reason as Error;
       }
-      const connection = new MeteredConnection(socket, this.#budget, this.#options.clock);
+      const connection = new MeteredConnection(socket, this.#budget, this.#box.traffic, this.#options.clock);
       this.#open.add(connection);
       connection.once("close", () => {
         this.#open.delete(connection);

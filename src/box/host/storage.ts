@@ -47,6 +47,11 @@ export class StorageVault implements AsyncDisposable {
     return created;
   }
 
+  /** Bytes charged to all functions together. */
+  get bytesUsed(): number {
+    return this.#space.bytes;
+  }
+
   /** Bytes charged to a function. */
   bytesOf(id: FunctionId): number {
     return this.#functions.get(id)?.bytesUsed ?? 0;

@@ -8,7 +8,7 @@ import { BentoError, systemCode, unreachable } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { ShutdownToken } from "../../wire/token.ts";
-import type { BoxClient, OutputChunk, Session, SessionEvent } from "../client.ts";
+import type { BoxClient, OutputChunk, Session, SessionEvent, StoredFunction } from "../client.ts";
 import { freeName } from "../context.ts";
 import { type Cli, type Reach, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
@@ -285,17 +285,24 @@ export async function forget(cli: Cli, client: BoxClient, remembered: Remembered
   await cli.context.update((data) => {
     delete data.instances[remembered.name];
   });
-  if (!remembered.shutdownToken) return;
+  if (remembered.shutdownToken) await shutDown(client, remembered.shutdownToken, cli.signal);
+}
+
+/** Removes a function that one command installed for itself alone. Never throws, never waits long. */
+export async function endFunction(client: BoxClient, stored: StoredFunction | undefined): Promise<void> {
+  if (stored) await shutDown(client, stored.shutdownToken);
+}
+
+async function shutDown(client: BoxClient, token: ShutdownToken, signal?: AbortSignal): Promise<void> {
+  const inTime = AbortSignal.timeout(CLEAN_UP_MS);
   try {
-    await client.shutdown(remembered.shutdownToken, {
-      signal: AbortSignal.any([cli.signal, AbortSignal.timeout(CLEAN_UP_MS)]),
-    });
+    await client.shutdown(token, { signal: signal ? AbortSignal.any([signal, inTime]) : inTime });
   } catch {
     // The output is complete; what stays behind on the box expires there by itself.
   }
 }
 
-/** How long `run` waits for the box to remove what it installed: milliseconds. */
+/** How long a command waits for the box to remove what it installed: milliseconds. */
 const CLEAN_UP_MS = 10_000;
 
 export function reportOutcome(cli: Cli, outcome: Outcome): ExitCode {
