@@ -101,7 +101,7 @@ export class ClientTor implements AsyncDisposable {
       `DataDirectory ${join(dir, "data")}`,
       "Log notice stdout",
       // A socket in a directory of this user alone: other users of the machine cannot use the box's tor.
-      `SocksPort "unix:${path}" ExtendedErrors`,
+      `SocksPort unix:"${path}" ExtendedErrors`,
       // What a function sends goes out at once, and every stream is told apart by its owner's credentials.
       "ConfluxEnabled 0",
       "ShutdownWaitLength 0",

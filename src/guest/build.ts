@@ -31,7 +31,7 @@ const FUNCTION_MODULE = "data:text/javascript,export const defineFunction = (def
 /** What the runner uses of the globals, bound before a function can replace it. */
 const GLOBALS =
   "AbortController, Array, Blob, DataView, Deno, DOMException, Error, JSON, Map, Math, Number, Object, Promise, " +
-  "ReadableStream, Reflect, RegExp, Request, Response, String, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
+  "ReadableStream, Reflect, RegExp, Request, Response, String, Symbol, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
 
 /** Bytecode as Python itself writes it, with the name that errors of ours would show and without docstrings. */
 const COMPILE = `import sys, py_compile

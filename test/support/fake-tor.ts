@@ -316,10 +316,7 @@ export class FakeTor implements AsyncDisposable {
       [...line.matchAll(/ Port=(\d+),unix:(\S+)/gu)].map((match) => [Number(match[1]), match[2] ?? ""]),
     );
     const number = this.#nextId();
-    const serviceId = [...`${number}`]
-      .map((digit) => "abcdefghij"[Number(digit)])
-      .join("")
-      .padEnd(56, "z");
+    const serviceId = number.replaceAll(/\d/gu, (digit) => "abcdefghij"[Number(digit)] ?? "").padEnd(56, "z");
     this.onions.set(serviceId, { serviceId, line, connection, targets });
     const key = line.includes("DiscardPK") ? "" : `250-PrivateKey=ED25519-V3:${"k".repeat(86)}==\r\n`;
     this.emit("HS_DESC", `UPLOAD ${serviceId} UNKNOWN $${this.#relay(3)}~relay3`);

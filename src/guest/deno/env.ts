@@ -6,6 +6,7 @@ import { Limits } from "../../wire/limits.ts";
 import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
 import type { HostChannel } from "./channel.ts";
 import { bridgeSockets } from "./socks.ts";
+import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
@@ -17,6 +18,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(net ? { net } : {}),
     ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({
       async remove() {

@@ -48,7 +48,9 @@ export function choosePath(hops: readonly Hop[], choice: PathChoice): string[] {
     ...before.flatMap((fingerprint) => byFingerprint.get(fingerprint) ?? []),
     ...path.filter((relay) => relay !== undefined),
   ];
-  for (const [index, hop] of hops.entries()) {
+  for (const [index, hop] of [...hops.entries()].sort(
+    ([, one], [, other]) => orderOf(one) - orderOf(other),
+  )) {
     if (typeof hop === "string") {
       if (isFirst(index) && choice.firstHop === "guard") throw firstHopRefused();
       continue;
@@ -67,6 +69,15 @@ export function choosePath(hops: readonly Hop[], choice: PathChoice): string[] {
       throw noPath("the same relay twice in a row");
   }
   return fingerprints;
+}
+
+/** The rarer what is wished, the earlier: of guards there are some, and where nothing is wished any relay does. */
+function orderOf(hop: Hop): number {
+  if (hop === null) return 4;
+  if (typeof hop === "string") return 0;
+  if (hop.exitPort !== undefined) return 1;
+  if (hop.countries !== undefined) return 2;
+  return hop.flags === undefined ? 5 : 3;
 }
 
 function named(fingerprint: string, relays: ReadonlyMap<string, Relay>): Relay {

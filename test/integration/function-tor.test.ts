@@ -1,0 +1,263 @@
+// Functions that use Tor (spec/tor-firewall), with everything real: box, sandbox, the box's own tor, a private network.
+// What a function made is looked for at tor itself, through a control connection that no function has. Needs root.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer, type Server } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { systemClock } from "../../src/base/clock.ts";
+import { createLog } from "../../src/base/log.ts";
+import { Box } from "../../src/box/box.ts";
+import { parseBoxConfig } from "../../src/box/config.ts";
+import { Testnet } from "../../src/testnet/testnet.ts";
+import { readPidFile } from "../../src/tor/process.ts";
+import { socksConnect } from "../../src/tor/socks.ts";
+import { PATHS } from "../../src/wire/api.ts";
+import type { ManifestInput } from "../../src/wire/manifest.ts";
+import { BoxClient, type TestSession } from "../support/box-client.ts";
+
+const CIRCUITS = 3;
+const ALL = ["circuits", "streams", "onions", "events", "directory"] as const;
+
+let temp: string;
+let net: Testnet;
+let box: Box;
+let client: BoxClient;
+const webs: Server[] = [];
+/** Ports of the web server. Of the exits, e0 lets out to the first alone and e1 to the second alone. */
+const PORTS = { e0: 20_080, e1: 21_080 } as const;
+
+before(async () => {
+  temp = await mkdtemp(join(tmpdir(), "bento-ft-"));
+  net = await Testnet.up({ dir: join(temp, "net"), relays: 2, exits: 2, extraTorrc });
+  const torrc = join(temp, "join.torrc");
+  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
+  const config = parseBoxConfig(`
+[box]
+data_dir = "${join(temp, "box")}"
+[tor]
+torrc = "${torrc}"
+[onion]
+mode = "none"
+[policy.tor]
+routines = ["circuits", "streams", "onions", "events", "directory"]
+circuits = ${CIRCUITS}
+extends_per_minute = 1000
+[sandbox]
+uids = "26000-26099"
+`);
+  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
+  const log = createLog((line) => process.stderr.write(line), "warn");
+  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
+  const [address] = box.addresses.listen;
+  client = new BoxClient(address?.kind === "tcp" ? address.port : 0);
+  for (const port of Object.values(PORTS)) {
+    const web = createServer((_request, response) => {
+      response.end(`from port ${port}`);
+    });
+    webs.push(web);
+    web.listen(port, net.plan.webAddress);
+    await once(web, "listening");
+  }
+});
+
+after(async () => {
+  await box?.[Symbol.asyncDispose]();
+  for (const web of webs) {
+    web.close();
+    web.closeAllConnections();
+  }
+  await net?.down();
+  await rm(temp, { recursive: true, force: true });
+});
+
+function extraTorrc({ name }: { readonly name: string }): string[] | undefined {
+  const port = { ...PORTS }[name];
+  return port === undefined ? undefined : [`ExitPolicy accept *:${port}`, "ExitPolicy reject *:*"];
+}
+
+const deadline = () => AbortSignal.timeout(60_000);
+const isolation = () => ({ username: "visitor", password: crypto.randomUUID() });
+const fingerprint = (name: string) => net.node(name).fingerprint;
+
+interface Started extends TestSession {
+  kill(): Promise<void>;
+}
+
+async function start(
+  source: string,
+  manifest: Partial<ManifestInput> = {},
+  args: unknown[] = [],
+): Promise<Started> {
+  const session = await client.run({
+    package: {
+      manifest: {
+        name: "f",
+        image: "deno",
+        tor: { routines: [...ALL], extendsPerMinute: 1000 },
+        ...manifest,
+      },
+      source,
+    },
+    invocation: { args: args as string[] },
+  });
+  const { attached } = await session.next("attached");
+  const kill = async () => {
+    await client.call("POST", PATHS.close, { token: attached.instance, body: { kill: true } });
+    await session.next("ended");
+  };
+  return Object.assign(session, { kill });
+}
+
+const deno = (body: string) => `
+const get = async ({ readable, writable }, host) => {
+  const writer = writable.getWriter();
+  await writer.write(new TextEncoder().encode("GET / HTTP/1.1\\r\\nHost: " + host + "\\r\\nConnection: close\\r\\n\\r\\n"));
+  let text = "";
+  for await (const chunk of readable) text += new TextDecoder().decode(chunk);
+  return text.split("\\r\\n\\r\\n").pop();
+};
+const code = (promise) => promise.then(() => "nothing", (error) => error.code);
+export default { async invoke(session, env, ...args) { const { tor } = env; const say = (value) => session.send(JSON.stringify(value)); ${body} } };`;
+
+const said = async (session: TestSession) => JSON.parse(await session.text()) as unknown;
+
+/** Circuits of functions that stand at the box's tor, and whether it has this onion service. */
+async function atTor(address = ""): Promise<{ circuits: number; hasOnion: boolean }> {
+  const running = await box.clientTor?.client(deadline());
+  await using control = await running?.connect(deadline());
+  assert.ok(control);
+  const status = (await control.getInfo(["circuit-status"]))["circuit-status"];
+  const hasOnion = await control.getInfo([`hs/service/desc/id/${address.replace(".onion", "")}`]).then(
+    () => true,
+    () => false,
+  );
+  return { circuits: status.match(/PURPOSE=CONTROLLER/gu)?.length ?? 0, hasOnion };
+}
+
+async function visit(address: string, port: number, text: string): Promise<string> {
+  const stream = await socksConnect({
+    proxy: net.socks(),
+    host: address,
+    port,
+    isolation: isolation(),
+    signal: deadline(),
+  });
+  stream.write(text);
+  const [answer] = (await once(stream, "data", { signal: deadline() })) as [Buffer];
+  stream.destroy();
+  return answer.toString();
+}
+
+test("a function builds a circuit of chosen relays, fetches through it, and sees what happens to it", async () => {
+  const path = [fingerprint("r0"), fingerprint("r1"), fingerprint("e1")];
+  const source = deno(`
+    const [path, host, port, other, otherPort] = args;
+    const events = tor.events.watch(["circuit", "stream"]);
+    await using circuit = await tor.circuits.build(path);
+    await say(circuit.path);
+    await say(await get(await tor.streams.connect({ host, port, circuit }), host));
+    await say(await code(tor.streams.connect({ host, port: otherPort, circuit })));
+    await circuit.extend([other]);
+    await say(await get(await tor.streams.connect({ host, port: otherPort, circuit }), host));
+    await say(await tor.streams.resolve(host, { circuit }));
+    await circuit.close();
+    const seen = new Set();
+    for await (const event of events) {
+      seen.add(event.kind + " " + event.status + " " + event.circuit);
+      if (event.status === "closed" && event.kind === "circuit") break;
+    }
+    await say([...seen]);
+    const relays = [];
+    for await (const relay of tor.directory.relays({ flags: ["Exit"] })) relays.push(relay.nickname + " " + relay.exit?.ports);
+    await say(relays.sort());`);
+  const session = await start(source, {}, [path, net.plan.webAddress, PORTS.e1, fingerprint("e0"), PORTS.e0]);
+  assert.deepEqual(await said(session), path);
+  assert.equal(await said(session), `from port ${PORTS.e1}`);
+  assert.equal(await said(session), "tor-exit-refused");
+  assert.equal(await said(session), `from port ${PORTS.e0}`);
+  assert.equal(await said(session), net.plan.webAddress);
+  const seen = (await said(session)) as string[];
+  for (const event of ["circuit built 1", "stream succeeded 1", "circuit closed 1"])
+    assert.ok(seen.includes(event), seen.join());
+  assert.ok(((await said(session)) as string[]).includes(`e0 ${PORTS.e0}`));
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "returned" });
+});
+
+test("a function runs an onion service that clients reach; circuits and service end with it", async () => {
+  const source = deno(`
+    const [host, port] = args;
+    const onion = await tor.onions.open({ ports: [80], keepsKey: true });
+    await onion.published();
+    await tor.circuits.build();
+    await tor.circuits.build([null, {}, { exitPort: port }]);
+    await say([onion.address, onion.key.length, (await tor.circuits.list()).map(({ path }) => path[0])]);
+    for await (const { readable, writable } of onion) void readable.pipeTo(writable).catch(() => {});`);
+  const session = await start(source, {}, [net.plan.webAddress, PORTS.e0]);
+  const [address, keyLength, first] = (await said(session)) as [string, number, unknown];
+  assert.equal(keyLength, 99);
+  assert.deepEqual(first, [null, null]);
+  assert.equal(await visit(address, 80, "over six hops"), "over six hops");
+  assert.deepEqual(await atTor(address), { circuits: 2, hasOnion: true });
+  await session.kill();
+  assert.deepEqual(await atTor(address), { circuits: 0, hasOnion: false });
+});
+
+test("counts hold at tor: as many circuits as granted, one more is refused", async () => {
+  const source = deno(`
+    for (let n = 0; n < args[0]; n++) await tor.circuits.build();
+    await say(await code(tor.circuits.build()));
+    const [{ circuit }] = await tor.circuits.list();
+    await say((await tor.circuits.list()).length);`);
+  const session = await start(source, { tor: { routines: ["circuits"], circuits: CIRCUITS } }, [CIRCUITS]);
+  assert.equal(await said(session), "tor-limit");
+  assert.equal(await said(session), CIRCUITS);
+  await session.next("ended");
+  assert.deepEqual(await atTor(), { circuits: 0, hasOnion: false });
+});
+
+test("routines that were not granted are no properties, and what was not granted at all is no tor", async () => {
+  const some = await start(deno("await say(Object.keys(tor));"), {
+    tor: { routines: ["directory", "streams"] },
+  });
+  assert.deepEqual(await said(some), ["streams", "directory"]);
+  const none = await client.run({
+    package: { manifest: { name: "f", image: "deno" }, source: deno("await say(Object.keys(env));") },
+  });
+  await none.next("attached");
+  assert.deepEqual(await said(none), ["log", "self"]);
+});
+
+test("tor dies in the middle: the function gets errors, and tor again when it is back", async () => {
+  const source = deno(`
+    const [host, port] = args;
+    const events = tor.events.watch();
+    const circuit = await tor.circuits.build([null, {}, { exitPort: port }]);
+    const stream = await tor.streams.connect({ host, port, circuit });
+    const onion = await tor.onions.open({ ports: [80] });
+    const incoming = code(onion[Symbol.asyncIterator]().next());
+    await say("ready");
+    await say([await code(stream.readable.getReader().read()), await incoming]);
+    try { for await (const event of events); } catch (error) { await say(error.code); }
+    await say(await code(circuit.extend([{}])));
+    for (;;) {
+      try { await say(await get(await tor.streams.connect({ host, port }), host)); break; }
+      catch (error) { if (error.code !== "tor-gone") throw error; }
+    }`);
+  const session = await start(source, {}, [net.plan.webAddress, PORTS.e0]);
+  assert.equal(await said(session), "ready");
+  const tor = await readPidFile(join(temp, "box", "client-tor", "pid"));
+  assert.ok(tor);
+  process.kill(tor.pid, "SIGKILL");
+  const [stream, incoming] = (await said(session)) as [string, string];
+  // To the kernel it looks like an ordinary end of the stream; what else there is fails at once.
+  assert.match(stream, /^(nothing|tor-gone|tor-stream-closed)$/u);
+  assert.equal(incoming, "tor-gone");
+  assert.equal(await said(session), "tor-gone");
+  assert.match((await said(session)) as string, /^tor-(gone|unknown)$/u);
+  assert.equal(await said(session), `from port ${PORTS.e0}`);
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "returned" });
+});
