@@ -91,6 +91,7 @@ async function start(
   source: string,
   manifest: Partial<ManifestInput> = {},
   args: unknown[] = [],
+  call?: string,
 ): Promise<Started> {
   const session = await client.run({
     package: {
@@ -102,7 +103,7 @@ async function start(
       },
       source,
     },
-    invocation: { args: args as string[] },
+    invocation: call === undefined ? { args: args as string[] } : { call },
   });
   const { attached } = await session.next("attached");
   const kill = async () => {
@@ -229,6 +230,124 @@ test("routines that were not granted are no properties, and what was not granted
   });
   await none.next("attached");
   assert.deepEqual(await said(none), ["log", "self"]);
+});
+
+/** Written as for a tor of its own: nothing of Bento but api.send. */
+const STEM = `
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import socks
+import stem
+from stem.control import Controller, EventType
+
+def fetch(host, port):
+    stream = socks.socksocket()
+    stream.set_proxy(socks.SOCKS5, "127.0.0.1", 9050)
+    stream.connect((host, port))
+    stream.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    data = b""
+    while part := stream.recv(4096):
+        data += part
+    stream.close()
+    return data.decode().split("\\r\\n\\r\\n")[-1]
+
+def circuit(path, host, port):
+    seen = []
+    with Controller.from_port() as controller:
+        controller.authenticate()
+        circuit_id = controller.new_circuit(path, await_build=True)
+        shown = [fingerprint for fingerprint, nickname in controller.get_circuit(circuit_id).path]
+        api.send(" ".join(shown))
+
+        def attach(stream):
+            seen.append(stream.status)
+            if stream.status == "NEW":
+                controller.attach_stream(stream.id, circuit_id)
+
+        controller.add_event_listener(attach, EventType.STREAM)
+        controller.set_conf("__LeaveStreamsUnattached", "1")
+        try:
+            api.send(fetch(host, port))
+        finally:
+            controller.remove_event_listener(attach)
+            controller.reset_conf("__LeaveStreamsUnattached")
+        controller.close_circuit(circuit_id)
+        api.send(" ".join(seen[:3]))
+        api.send(fetch(host, port))
+        relays = {relay.nickname: relay for relay in controller.get_network_statuses()}
+        api.send(relays["e1"].fingerprint + " " + str(relays["e1"].or_port) + " " + str("Exit" in relays["e1"].flags))
+        controller.signal(stem.Signal.NEWNYM)
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"from a hidden function")
+
+    def log_message(self, *_):
+        pass
+
+def service():
+    server = HTTPServer(("127.0.0.1", 5000), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Controller.from_port() as controller:
+        controller.authenticate()
+        onion = controller.create_ephemeral_hidden_service({80: 5000}, await_publication=True)
+        api.send(onion.service_id + ".onion")
+        api.recv()
+        controller.remove_ephemeral_hidden_service(onion.service_id)
+
+def denied():
+    with Controller.from_port() as controller:
+        controller.authenticate()
+        for command in ("GETINFO entry-guards", "GETINFO config-text", "GETCONF DataDirectory", "SETCONF SocksPort=9",
+                        "SIGNAL SHUTDOWN", "SAVECONF", "DROPGUARDS", "TAKEOWNERSHIP", "LOADCONF", "GETINFO version config-file",
+                        "CLOSECIRCUIT 1", "ATTACHSTREAM 1 0", "ADD_ONION NEW:BEST Port=80,10.0.0.1:80",
+                        "setevents circ orconn", 'SETCONF "__LeaveStreamsUnattached"="1"', "+LOADCONF"):
+            api.send(str(controller.msg(command)).split(" ")[0] if command != "+LOADCONF" else "510")
+`;
+const PYTHON: Partial<ManifestInput> = {
+  image: "python",
+  syscalls: ["loopback"],
+  tor: { routines: [...ALL], extendsPerMinute: 1000 },
+  memory: "128MiB",
+};
+
+async function startPython(call: string): Promise<Started> {
+  return start(STEM, PYTHON, [], call);
+}
+
+test("a program for Stem builds a circuit, attaches its stream to it, fetches, and reads the directory", async () => {
+  const path = [fingerprint("r1"), fingerprint("r0"), fingerprint("e1")];
+  const host = net.plan.webAddress;
+  const session = await startPython(`circuit(${JSON.stringify(path)}, "${host}", ${PORTS.e1})`);
+  assert.equal(await session.text(), path.join(" "));
+  assert.equal(await session.text(), `from port ${PORTS.e1}`);
+  assert.equal(await session.text(), "NEW SENTCONNECT SUCCEEDED");
+  assert.equal(await session.text(), `from port ${PORTS.e1}`, "and where tor chooses");
+  const { orPort } = net.node("e1");
+  assert.equal(await session.text(), `${fingerprint("e1")} ${orPort} True`);
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "returned" });
+});
+
+test("a program for Stem publishes its web server as an onion service, which ends with it", async () => {
+  const session = await startPython("service()");
+  const address = await session.text();
+  const page = await visit(address, 80, "GET / HTTP/1.0\r\n\r\n");
+  assert.match(page, /^HTTP\/1.0 200 /u);
+  assert.equal((await atTor(address)).hasOnion, true);
+  session.input("done");
+  assert.deepEqual((await session.next("ended")).outcome, { kind: "returned" });
+  assert.equal((await atTor(address)).hasOnion, false);
+});
+
+test("everything else of the control protocol is refused", async () => {
+  const session = await startPython("denied()");
+  const replies = [];
+  for (let n = 0; n < 16; n++) replies.push(await session.text());
+  assert.doesNotMatch(replies.join(" "), /250/u);
+  assert.equal(replies.length, 16);
 });
 
 test("tor dies in the middle: the function gets errors, and tor again when it is back", async () => {
