@@ -319,9 +319,9 @@ export class FakeTor implements AsyncDisposable {
     const serviceId = number.replaceAll(/\d/gu, (digit) => "abcdefghij"[Number(digit)] ?? "").padEnd(56, "z");
     this.onions.set(serviceId, { serviceId, line, connection, targets });
     const key = line.includes("DiscardPK") ? "" : `250-PrivateKey=ED25519-V3:${"k".repeat(86)}==\r\n`;
-    this.emit("HS_DESC", `UPLOAD ${serviceId} UNKNOWN $${this.#relay(3)}~relay3`);
+    this.emit("HS_DESC", `UPLOAD ${serviceId} UNKNOWN $${this.#relay(7)}~relay7`);
     connection.socket.write(`250-ServiceID=${serviceId}\r\n${key}250 OK\r\n`);
-    this.emit("HS_DESC", `UPLOADED ${serviceId} UNKNOWN $${this.#relay(3)}~relay3`);
+    this.emit("HS_DESC", `UPLOADED ${serviceId} UNKNOWN $${this.#relay(7)}~relay7`);
   }
 
   #onSocks(socket: Socket): void {

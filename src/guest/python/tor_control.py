@@ -154,6 +154,8 @@ class TorControl:
         except self.HostError as error:
             status = 552 if error.code in ("tor-unknown", "tor-no-path", "bad-call") else 551
             raise Refused(status, "%s (%s)" % (error, error.code)) from None
+        except ValueError as error:
+            raise Refused(512, str(error)) from None
 
     def lines(self, method, params):
         """The objects that a call sends, one a line."""

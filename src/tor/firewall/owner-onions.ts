@@ -156,18 +156,25 @@ export class OwnerOnions {
   async close(id: number): Promise<void> {
     const onion = this.#onion(id);
     await this.#remove(onion, new BentoError("tor-closed", "Onion service closed"));
-    await (await this.#control)?.delOnion(onion.serviceId).catch((error: unknown) => {
-      // Gone with its connection.
-      if (!(error instanceof BentoError)) throw error;
-    });
+    await this.#removeAtTor(onion);
   }
 
-  /** Closes the connection, and so every service. Never rejects. */
+  /** Ends every service, and the connection that would end them as well. Never rejects. */
   async end(reason: BentoError): Promise<void> {
     const onions = [...this.#onions.values()];
     await Promise.all(onions.map(async (onion) => this.#remove(onion, reason)));
+    await Promise.all(onions.map(async (onion) => this.#removeAtTor(onion)));
     const control = await this.#control?.catch(() => undefined);
     await control?.[Symbol.asyncDispose]();
+  }
+
+  async #removeAtTor({ serviceId }: Onion): Promise<void> {
+    try {
+      await (await this.#control)?.delOnion(serviceId);
+    } catch (error) {
+      // Gone with its connection.
+      if (!(error instanceof BentoError)) throw error;
+    }
   }
 
   #onion(id: number): Onion {
