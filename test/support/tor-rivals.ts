@@ -5,8 +5,8 @@
 import assert from "node:assert/strict";
 import * as fc from "fast-check";
 import { BentoError } from "../../src/base/errors.ts";
-import type { TorUse } from "../../src/box/host/services.ts";
 import type { Hop } from "../../src/tor/firewall/choose-path.ts";
+import type { TorUse } from "../../src/tor/firewall/owner.ts";
 
 export const CALLS = [
   "launch",

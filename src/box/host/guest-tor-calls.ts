@@ -4,11 +4,12 @@
 import { addAbortSignal } from "node:stream";
 import { utf8 } from "../../base/bytes.ts";
 import { BentoError, unreachable } from "../../base/errors.ts";
+import type { TorUse } from "../../tor/firewall/owner.ts";
 import type { OpenStream } from "../../tor/firewall/owner-streams.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { TorCall } from "./guest-calls.ts";
 import { type CallAnswer, relay } from "./guest-relay.ts";
-import type { InstanceTor, TorUse } from "./services.ts";
+import type { InstanceTor } from "./services.ts";
 
 /** Lines are sent together up to about this many bytes. */
 const LINES_BYTES = 32 * 1024;

@@ -3,7 +3,7 @@
 // Everything a guest passes in has been parsed and bounded before it reaches a service.
 
 import type { Duplex } from "node:stream";
-import type { FirewallOwner } from "../../tor/firewall/owner.ts";
+import type { TorUse } from "../../tor/firewall/owner.ts";
 import type { JsonValue } from "../../wire/api.ts";
 
 export interface HostServices {
@@ -31,27 +31,6 @@ export interface InstanceNet extends AsyncDisposable {
    */
   connect(target: { host: string; port: number }, options: { signal: AbortSignal }): Promise<Duplex>;
 }
-
-/** What one instance may do with Tor, and nothing of anybody else's. Each call checks its routine and its counts. */
-export type TorUse = Pick<
-  FirewallOwner,
-  | "launchCircuit"
-  | "built"
-  | "extendCircuit"
-  | "closeCircuit"
-  | "circuits"
-  | "connect"
-  | "resolve"
-  | "streams"
-  | "closeStream"
-  | "openOnion"
-  | "onionPublished"
-  | "acceptOnion"
-  | "closeOnion"
-  | "onions"
-  | "watch"
-  | "relays"
->;
 
 /** Tor for one instance. Ends what it made. */
 export interface InstanceTor extends AsyncDisposable {

@@ -5,10 +5,10 @@ import { orAborted } from "../../base/abort.ts";
 import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { TorFirewall } from "../../tor/firewall/firewall.ts";
-import type { FirewallOwner } from "../../tor/firewall/owner.ts";
+import type { FirewallOwner, TorUse } from "../../tor/firewall/owner.ts";
 import { OwnerAccount } from "../../tor/firewall/owner-account.ts";
 import type { TorGrant } from "../../wire/grant.ts";
-import type { InstanceTor, TorUse } from "./services.ts";
+import type { InstanceTor } from "./services.ts";
 
 /** How long a call waits for tor to be there: milliseconds. It bootstraps within seconds where it can at all. */
 export const TOR_WAIT_MS = 60_000;

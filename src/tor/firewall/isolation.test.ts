@@ -8,9 +8,8 @@ import * as fc from "fast-check";
 import { FakeTor } from "../../../test/support/fake-tor.ts";
 import { leaky, type Move, moves, overhearing, play, type Rival } from "../../../test/support/tor-rivals.ts";
 import { systemClock } from "../../base/clock.ts";
-import type { TorUse } from "../../box/host/services.ts";
 import { TorFirewall } from "./firewall.ts";
-import type { FirewallOwner } from "./owner.ts";
+import type { FirewallOwner, TorUse } from "./owner.ts";
 import { OwnerAccount } from "./owner-account.ts";
 
 const RUNS = 60;

@@ -17,6 +17,27 @@ import type { Relay } from "./relay-directory.ts";
 /** How long building or extending a circuit may take: milliseconds. Tor gives up after about 60 s by itself. */
 export const BUILD_TIMEOUT_MS = 90_000;
 
+/** What one owner may do with Tor, and nothing of anybody else's. Each call checks its routine and its counts. */
+export type TorUse = Pick<
+  FirewallOwner,
+  | "launchCircuit"
+  | "built"
+  | "extendCircuit"
+  | "closeCircuit"
+  | "circuits"
+  | "connect"
+  | "resolve"
+  | "streams"
+  | "closeStream"
+  | "openOnion"
+  | "onionPublished"
+  | "acceptOnion"
+  | "closeOnion"
+  | "onions"
+  | "watch"
+  | "relays"
+>;
+
 export class FirewallOwner implements AsyncDisposable {
   readonly #firewall: TorFirewall;
   readonly #account: OwnerAccount;
