@@ -21,6 +21,8 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/bin/": ["src/"],
   // Functions run elsewhere: the API, and codecs that depend on nothing else.
   "functions/": ["src/guest/function.ts", "src/wire/", "src/base/bytes.ts"],
+  // What authors begin with: they have nothing of ours but what it is called for everybody.
+  "examples/": [],
   "test/": ["src/", "functions/", "tools/"],
   "experiments/": ["src/", "functions/"],
 };

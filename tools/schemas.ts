@@ -29,7 +29,13 @@ interface Node {
 }
 
 function jsonSchema(schema: z.ZodType, title: string): string {
-  return `${JSON.stringify({ title, ...z.toJSONSchema(schema, { io: "input" }) }, null, 2)}\n`;
+  // What editors offer: our `example` under the standard's name.
+  const standard = (_: string, value: unknown) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+    const { example, ...rest } = value as Record<string, unknown>;
+    return typeof example === "string" ? { ...rest, examples: [example] } : value;
+  };
+  return `${JSON.stringify({ title, ...z.toJSONSchema(schema, { io: "input" }) }, standard, 2)}\n`;
 }
 
 function exampleToml(): string {

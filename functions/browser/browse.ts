@@ -1,57 +1,138 @@
-// Browser from checked options to the last byte of padding, apart from where it runs: the sandbox gives it the
-// box's `fetch` and the session's `send`, tests give it their own.
+// Browser apart from where it runs: the sandbox gives it the box's `fetch` and the session, tests give it their own.
+// `browse` answers one request from the arguments, `serve` those that come as messages until the client ends its input.
 
-import { CookieJar } from "./cookies.ts";
-import { DigestWriter } from "./digest-writer.ts";
-import { type FetchContext, FetchFailure } from "./fetch-resource.ts";
-import { HeldBytes } from "./held-bytes.ts";
-import { BrowserLimits as Limits } from "./limits.ts";
+import {
+  BrowseLimits,
+  type BrowseRequest,
+  type BrowseSettings,
+  decodeRequest,
+} from "../../src/wire/browse.ts";
+import type { PaceClock } from "../../src/wire/pace.ts";
+import { answer } from "./answer.ts";
+import type { Engine, PageRequest } from "./engine.ts";
+import { FetchFailure, failureOf } from "./failure.ts";
 import type { BrowseOptions } from "./options.ts";
-import { Visit } from "./visit.ts";
+import type { Send } from "./output.ts";
+import { StaticEngine } from "./static-engine.ts";
+
+export interface Surroundings {
+  readonly fetch: typeof globalThis.fetch;
+  readonly send: Send;
+  readonly signal: AbortSignal;
+  readonly clock?: PaceClock;
+}
+
+export function openEngine(settings: BrowseSettings, fetch: typeof globalThis.fetch): Engine {
+  if (settings.engine === "static") return new StaticEngine({ ...settings, fetch });
+  throw new Error("Cannot browse: this box runs no browser for functions; ask for the static engine");
+}
 
 /** Fetches and sends. A page that cannot be had is a digest, too: padded like any other. */
-export async function browse(
-  options: BrowseOptions,
-  fetch: typeof globalThis.fetch,
-  send: (bytes: Uint8Array) => Promise<void>,
-  signal: AbortSignal,
+export async function browse({ request, settings }: BrowseOptions, around: Surroundings): Promise<void> {
+  await using engine = openEngine(settings, around.fetch);
+  await answer({
+    ...around,
+    settings,
+    url: request.url.href,
+    load: (visit) => engine.load(request, visit),
+  });
+}
+
+/** A request that waits for its turn. */
+interface Waiting {
+  readonly request: BrowseRequest | { readonly failure: FetchFailure };
+  readonly stop: AbortController;
+}
+
+/** Answers each message with one digest, in order, until `messages` ends. */
+export async function serve(
+  messages: AsyncIterable<Uint8Array>,
+  settings: BrowseSettings,
+  around: Surroundings,
 ): Promise<void> {
-  const held = new HeldBytes(Limits.heldBytesMax);
-  const ending = new AbortController();
-  const stop = startDeadline(options.deadlineMs, held, ending);
-  const writer = new DigestWriter(send);
-  let bytesLeft = options.bytesMax;
-  const context: FetchContext = {
-    fetch,
-    cookies: new CookieJar(),
-    held,
-    userAgent: options.userAgent,
-    signal: AbortSignal.any([signal, ending.signal]),
-    takeTotal: (bytes) => {
-      bytesLeft -= bytes;
-      return bytesLeft >= 0;
-    },
+  await using engine = openEngine(settings, around.fetch);
+  const queue = new RequestQueue();
+  const reading = queue.fill(messages);
+  for (let next = await queue.next(); next; next = await queue.next()) {
+    const { request, stop } = next;
+    const url = "url" in request ? request.url : "";
+    await answer({
+      ...around,
+      settings,
+      url,
+      stop: stop.signal,
+      load: async (visit) => {
+        if ("failure" in request) throw request.failure;
+        if (stop.signal.aborted) throw failureOf(stop.signal.reason);
+        await engine.load(pageRequest(request), visit);
+      },
+    });
+    queue.done(next);
+  }
+  await reading;
+}
+
+function pageRequest({ url, method, body, referrer }: BrowseRequest): PageRequest {
+  const parsed = new URL(url);
+  parsed.hash = "";
+  return {
+    url: parsed,
+    method,
+    body,
+    referrer: referrer === undefined ? undefined : (URL.parse(referrer) ?? undefined),
   };
-  try {
-    await new Visit(context, options, writer).run();
-    await writer.end(options.pad);
-  } finally {
-    stop();
-    ending.abort();
+}
+
+/** Requests between their arrival and their answer. When too many wait, it reads no more. */
+class RequestQueue {
+  #waiting: Waiting[] = [];
+  #current: Waiting | undefined;
+  #isEnded = false;
+  #changed = Promise.withResolvers<void>();
+
+  async fill(messages: AsyncIterable<Uint8Array>): Promise<void> {
+    try {
+      for await (const message of messages) {
+        const request = parse(message);
+        if ("stop" in request && request.stop) this.#stopEarlier();
+        this.#waiting.push({ request, stop: new AbortController() });
+        this.#notify();
+        while (this.#waiting.length >= BrowseLimits.requestsWaitingMax) await this.#changed.promise;
+      }
+    } finally {
+      this.#isEnded = true;
+      this.#notify();
+    }
+  }
+
+  async next(): Promise<Waiting | undefined> {
+    while (this.#waiting.length === 0 && !this.#isEnded) await this.#changed.promise;
+    this.#current = this.#waiting.shift();
+    this.#notify();
+    return this.#current;
+  }
+
+  done(one: Waiting): void {
+    if (this.#current === one) this.#current = undefined;
+  }
+
+  #stopEarlier(): void {
+    for (const one of [this.#current, ...this.#waiting]) {
+      one?.stop.abort(new FetchFailure("stopped", "the client asked for another page"));
+    }
+  }
+
+  #notify(): void {
+    const waiters = this.#changed;
+    this.#changed = Promise.withResolvers<void>();
+    waiters.resolve();
   }
 }
 
-/** Ends fetching after `deadlineMs` of its own time: what it waited for the client does not count. */
-function startDeadline(deadlineMs: number, held: HeldBytes, ending: AbortController): () => void {
-  const startMs = performance.now();
-  let timer: ReturnType<typeof setTimeout>;
-  const check = () => {
-    const leftMs = deadlineMs - (performance.now() - startMs - held.blockedMs);
-    if (leftMs > 0) timer = setTimeout(check, Math.max(leftMs, 10));
-    else ending.abort(new FetchFailure("deadline", `not there after ${deadlineMs} ms`));
-  };
-  check();
-  return () => {
-    clearTimeout(timer);
-  };
+function parse(message: Uint8Array): Waiting["request"] {
+  try {
+    return decodeRequest(message);
+  } catch (error) {
+    return { failure: new FetchFailure("other", error instanceof Error ? error.message : "not a request") };
+  }
 }

@@ -1,7 +1,9 @@
-// Cookies of one visit (RFC 6265 section 5): sites that set one and redirect to themselves would never arrive
-// without. The jar ends with the visit. No public suffix list: nothing outlives the page that a wide cookie could harm.
+// The cookies of a session (RFC 6265 section 5, SameSite of its successor). They live in the instance and end with it.
+// Parts of a page that come from another site get and set none: in a session of many pages they would only follow the
+// reader about. Cookies for a whole suffix (`Domain=co.uk`) are refused, as far as site.ts knows suffixes.
 
 import { BrowserLimits as Limits } from "./limits.ts";
+import { isSuffix, siteOf } from "./site.ts";
 
 interface Cookie {
   readonly name: string;
@@ -10,6 +12,18 @@ interface Cookie {
   readonly isHostOnly: boolean;
   readonly path: string;
   readonly isSecure: boolean;
+  readonly sameSite: "none" | "lax" | "strict";
+  /** Unix milliseconds; infinite for as long as the session. */
+  readonly expiresAtMs: number;
+}
+
+/** What a request is for. */
+export interface CookieUse {
+  /** The page itself, not a part of it. */
+  readonly isNavigation: boolean;
+  /** The page that the part belongs to, or that linked here; undefined where an address was typed. */
+  readonly from: URL | undefined;
+  readonly isPost: boolean;
 }
 
 export class CookieJar {
@@ -17,8 +31,9 @@ export class CookieJar {
   readonly #cookies = new Map<string, Cookie>();
 
   /** Takes the Set-Cookie headers of an answer from `url`. */
-  store(url: URL, headers: readonly string[]): void {
-    for (const header of headers.slice(0, Limits.cookiesMax)) {
+  store(url: URL, headers: readonly string[], use: CookieUse): void {
+    if (!use.isNavigation && isCrossSite(url, use)) return;
+    for (const header of headers.slice(0, Limits.cookiesPerAnswerMax)) {
       const parsed = header.length <= Limits.cookieBytesMax ? parseCookie(url, header) : undefined;
       if (!parsed) continue;
       const key = `${parsed.cookie.name}\n${parsed.cookie.domain}\n${parsed.cookie.path}`;
@@ -30,14 +45,22 @@ export class CookieJar {
   }
 
   /** The Cookie header for a request to `url`; "" for none. */
-  header(url: URL): string {
+  header(url: URL, use: CookieUse): string {
+    const isForeign = isCrossSite(url, use);
+    if (isForeign && !use.isNavigation) return "";
+    const nowMs = Date.now();
     return [...this.#cookies.values()]
-      .filter((cookie) => matches(cookie, url))
+      .filter((cookie) => cookie.expiresAtMs > nowMs && matches(cookie, url))
+      .filter(({ sameSite }) => !isForeign || sameSite === "none" || (sameSite === "lax" && !use.isPost))
       .sort((a, b) => b.path.length - a.path.length)
       .map((cookie) => `${cookie.name}=${cookie.value}`)
       .join("; ")
       .slice(0, 2 * Limits.cookieBytesMax);
   }
+}
+
+function isCrossSite(url: URL, { from }: CookieUse): boolean {
+  return from !== undefined && siteOf(from.hostname) !== siteOf(url.hostname);
 }
 
 function matches(cookie: Cookie, url: URL): boolean {
@@ -63,6 +86,7 @@ function parseCookie(url: URL, header: string): { cookie: Cookie; isExpired: boo
   let isHostOnly = true;
   let path = url.pathname.replace(/\/[^/]*$/, "") || "/";
   let isSecure = false;
+  let sameSite: Cookie["sameSite"] = "lax";
   let maxAge: number | undefined;
   let expires: number | undefined;
   for (const attribute of attributes) {
@@ -72,10 +96,10 @@ function parseCookie(url: URL, header: string): { cookie: Cookie; isExpired: boo
       case "domain": {
         const wanted = text.replace(/^\./, "").toLowerCase();
         if (wanted === "") break;
-        if (!isWithin(url.hostname, wanted) || (!wanted.includes(".") && wanted !== url.hostname))
+        if (!isWithin(url.hostname, wanted) || (isSuffix(wanted) && wanted !== url.hostname))
           return undefined;
         domain = wanted;
-        isHostOnly = wanted === url.hostname && /^[\d.]+$|:/.test(wanted);
+        isHostOnly = isSuffix(wanted) || /^[\d.]+$|:/.test(wanted);
         break;
       }
       case "path":
@@ -83,6 +107,9 @@ function parseCookie(url: URL, header: string): { cookie: Cookie; isExpired: boo
         break;
       case "secure":
         isSecure = true;
+        break;
+      case "samesite":
+        if (/^(none|strict)$/i.test(text)) sameSite = text.toLowerCase() as Cookie["sameSite"];
         break;
       case "max-age":
         if (/^-?\d{1,15}$/.test(text)) maxAge = Number(text);
@@ -93,6 +120,18 @@ function parseCookie(url: URL, header: string): { cookie: Cookie; isExpired: boo
       default:
     }
   }
-  const isExpired = maxAge === undefined ? expires !== undefined && expires < Date.now() : maxAge <= 0;
-  return { cookie: { name, value, domain, isHostOnly, path, isSecure }, isExpired };
+  if (isSecure && url.protocol !== "https:") return undefined;
+  if (/^__secure-/i.test(name) && !isSecure) return undefined;
+  if (/^__host-/i.test(name) && !(isSecure && isHostOnly && path === "/")) return undefined;
+  // What is not secure goes along with posts from other sites only if it says so over https.
+  if (sameSite === "none" && !isSecure) sameSite = "lax";
+  const nowMs = Date.now();
+  const expiresAtMs =
+    maxAge !== undefined
+      ? nowMs + 1000 * maxAge
+      : Number.isFinite(expires)
+        ? (expires ?? 0)
+        : Number.POSITIVE_INFINITY;
+  const cookie = { name, value, domain, isHostOnly, path, isSecure, sameSite, expiresAtMs };
+  return { cookie, isExpired: expiresAtMs <= nowMs };
 }

@@ -1,15 +1,11 @@
-// Writes the digest: records, compressed as one stream, framed, padded to an exact multiple (spec/digest 2, 3).
-// `send` makes the back-pressure: no more is compressed until the client has taken what came out.
+// Writes the digest: records, compressed as one stream (spec/digest 3). Where the answer has only so much room, a record
+// that would not leave in time is replaced by the failure that says so, so that the digest always ends well.
 
 import { constants, createBrotliCompress } from "node:zlib";
-import { concat } from "../../src/base/bytes.ts";
-import {
-  DIGEST_MAGIC,
-  type DigestRecord,
-  encodeContentFrames,
-  paddingPlan,
-  RecordEncoder,
-} from "../../src/wire/digest.ts";
+import { type ContentRecord, RecordEncoder } from "../../src/wire/digest.ts";
+import type { PageRecord, RecordSink } from "./engine.ts";
+import { failureRecord } from "./failure.ts";
+import type { Output } from "./output.ts";
 
 /** Quality 5 is where brotli's gain over gzip costs no more time than gzip; higher ones cost seconds a page. */
 const QUALITY = 5;
@@ -17,31 +13,42 @@ const QUALITY = 5;
 const WINDOW_BITS = 20;
 /** Compressor input at once, so that one large body does not become one large burst of output. */
 const PIECE_BYTES = 64 * 1024;
+/** The end record, compressed, and the end of the compressed stream. */
+const END_BYTES = 256;
+/** Kept for failures when a body asks for room. */
+const FAILURES_BYTES = 2048;
 
-export class DigestWriter {
-  readonly #send: (bytes: Uint8Array) => Promise<void>;
+const PARAMETERS = {
+  params: { [constants.BROTLI_PARAM_QUALITY]: QUALITY, [constants.BROTLI_PARAM_LGWIN]: WINDOW_BITS },
+};
+
+export class DigestWriter implements RecordSink {
+  readonly #output: Output;
   readonly #encoder = new RecordEncoder();
-  readonly #brotli = createBrotliCompress({
-    params: { [constants.BROTLI_PARAM_QUALITY]: QUALITY, [constants.BROTLI_PARAM_LGWIN]: WINDOW_BITS },
-  });
+  readonly #brotli = createBrotliCompress(PARAMETERS);
   #compressed: Uint8Array[] = [];
-  #bytesSent = 0;
+  /** What the compressor was given since it was last flushed, at its worst; and what it gave. */
+  #givenBytes = 0;
+  #gotBytes = 0;
   #failure: Error | undefined;
 
-  constructor(send: (bytes: Uint8Array) => Promise<void>) {
-    this.#send = send;
-    this.#brotli.on("data", (bytes: Uint8Array) => this.#compressed.push(bytes));
+  constructor(output: Output) {
+    this.#output = output;
+    this.#brotli.on("data", (bytes: Uint8Array) => {
+      this.#compressed.push(bytes);
+      this.#gotBytes += bytes.length;
+    });
     this.#brotli.on("error", (error) => {
       this.#failure ??= error;
     });
   }
 
-  get bytesSent(): number {
-    return this.#bytesSent;
-  }
-
-  async record(record: Exclude<DigestRecord, { kind: "end" }>): Promise<void> {
-    for (const part of this.#encoder.encode(record)) await this.#compress(part);
+  async record(record: PageRecord): Promise<void> {
+    if (this.#output.room === Number.POSITIVE_INFINITY) {
+      await this.#write(record);
+      return;
+    }
+    for (const fitting of await this.#fit(record)) await this.#write(fitting);
   }
 
   /** Sends what the compressor still holds back, so that the client can show it. */
@@ -49,11 +56,13 @@ export class DigestWriter {
     await new Promise<void>((resolve) => {
       this.#brotli.flush(constants.BROTLI_OPERATION_FLUSH, resolve);
     });
+    this.#givenBytes = 0;
+    this.#gotBytes = 0;
     await this.#pass();
   }
 
-  /** The end record, the end of the compressed stream, and padding to a multiple of `multiple`; 0 for none. */
-  async end(multiple: number): Promise<void> {
+  /** The end record and the end of the output. Resolves when the last byte has been sent. */
+  async end(): Promise<void> {
     await this.#compress(this.#encoder.end());
     const ended = Promise.withResolvers<void>();
     this.#brotli.once("end", ended.resolve);
@@ -61,12 +70,43 @@ export class DigestWriter {
     this.#brotli.end();
     await ended.promise;
     await this.#pass();
-    await this.#pad(multiple);
+    await this.#output.end();
+  }
+
+  /** `record` where there is room for it; else what can be said instead. */
+  async #fit(record: PageRecord): Promise<PageRecord[]> {
+    if (record.kind !== "page" && record.kind !== "resource") {
+      return worstBytes(this.#encoder.lengthOf(record)) <= this.#room() ? [record] : [];
+    }
+    const { body } = record;
+    const headBytes = worstBytes(this.#encoder.lengthOf(record) - body.length);
+    const room = () => this.#room() - FAILURES_BYTES - headBytes;
+    if (worstBytes(body.length) <= room()) return [record];
+    const before = room();
+    const fits = await fittingBytes(body, before);
+    // Cells have gone by meanwhile.
+    const left = room();
+    if (fits.bytes === body.length && fits.compressed <= left) return [record];
+    const kept =
+      record.kind === "page" ? Math.floor((fits.bytes * Math.max(0, left)) / Math.max(1, before)) : 0;
+    const cut: ContentRecord[] = kept > 0 ? [{ ...record, body: body.subarray(0, kept) }] : [];
+    const reason = kept > 0 ? "truncated" : "too-large";
+    return [...cut, failureRecord(record.url, reason, "no room left in an answer of this size")];
+  }
+
+  /** Bytes that compressed records may still have, whatever is under way. */
+  #room(): number {
+    return this.#output.room - Math.max(0, this.#givenBytes - this.#gotBytes) - END_BYTES;
+  }
+
+  async #write(record: PageRecord): Promise<void> {
+    for (const part of this.#encoder.encode(record)) await this.#compress(part);
   }
 
   async #compress(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
       const piece = bytes.subarray(at, at + PIECE_BYTES);
+      this.#givenBytes += worstBytes(piece.length);
       await new Promise<void>((resolve, reject) => {
         this.#brotli.write(piece, (error) => {
           if (error) reject(error);
@@ -81,32 +121,38 @@ export class DigestWriter {
     if (this.#failure) throw this.#failure;
     const parts = this.#compressed;
     this.#compressed = [];
-    let frame: Uint8Array[] = this.#bytesSent === 0 ? [DIGEST_MAGIC] : [];
-    let length = 0;
-    for (const part of parts) {
-      // What comes out of the compressor at once is far below the limit of a frame.
-      frame.push(...encodeContentFrames(part));
-      length += part.length;
-      if (length < PIECE_BYTES / 2) continue;
-      await this.#out(concat(frame));
-      frame = [];
-      length = 0;
-    }
-    if (length > 0) await this.#out(concat(frame));
+    await this.#output.content(parts);
   }
+}
 
-  async #pad(multiple: number): Promise<void> {
-    const { header, bodyBytes } = paddingPlan(this.#bytesSent, multiple);
-    if (header.length > 0) await this.#out(header);
-    // Random, so that nothing between here and the client can compress it away.
-    const noise = crypto.getRandomValues(new Uint8Array(Math.min(bodyBytes, PIECE_BYTES)));
-    for (let left = bodyBytes; left > 0; left -= noise.length) {
-      await this.#out(noise.subarray(0, Math.min(left, noise.length)));
+/** RFC 7932: bytes that do not compress are stored, with headers of 4 bytes for every 16 KiB at most, and a few more. */
+function worstBytes(bytes: number): number {
+  return bytes + 4 * (bytes >> 14) + 16;
+}
+
+/** How many bytes of `body` come out as at most `room` when they are compressed, and as how many, rounded up. */
+async function fittingBytes(body: Uint8Array, room: number): Promise<{ bytes: number; compressed: number }> {
+  const brotli = createBrotliCompress(PARAMETERS);
+  let out = 0;
+  brotli.on("data", (bytes: Uint8Array) => {
+    out += bytes.length;
+  });
+  try {
+    let compressed = 0;
+    for (let at = 0; at < body.length; at += PIECE_BYTES) {
+      const piece = body.subarray(at, at + PIECE_BYTES);
+      await new Promise<void>((resolve) => {
+        brotli.write(piece, () => {
+          brotli.flush(constants.BROTLI_OPERATION_FLUSH, resolve);
+        });
+      });
+      // With other text in front of it, a body comes out a little differently.
+      const bytes = Math.ceil(1.02 * out) + 64;
+      if (bytes > room) return { bytes: at, compressed };
+      compressed = bytes;
     }
-  }
-
-  async #out(bytes: Uint8Array): Promise<void> {
-    this.#bytesSent += bytes.length;
-    await this.#send(bytes);
+    return { bytes: body.length, compressed };
+  } finally {
+    brotli.destroy();
   }
 }

@@ -2,9 +2,10 @@
 // an element lives only while it is open, so memory follows the depth of the document and not its length.
 
 import type { TreeAdapter, TreeAdapterTypeMap } from "parse5";
-import { parseHtml } from "../../src/wire/page/html.ts";
+import { parseHtmlInSteps } from "../../src/wire/page/html.ts";
 import { chooseCandidate, matchesMedia, parseSrcset } from "../../src/wire/page/srcset.ts";
 import { resolveUrl } from "../../src/wire/page/text.ts";
+import { Breather } from "./breather.ts";
 import { BrowserLimits as Limits } from "./limits.ts";
 
 export interface DocumentReference {
@@ -60,13 +61,21 @@ interface Node {
 
 interface Types extends TreeAdapterTypeMap<Node, Node, Node, Node, Node, Node, Node, Node, Node, Node> {}
 
-export function scanDocument(html: string, documentUrl: string): DocumentScan {
+/** Reads on until the signal aborts: what was found by then counts. */
+export async function scanDocument(
+  html: string,
+  documentUrl: string,
+  signal: AbortSignal,
+): Promise<DocumentScan> {
   const scanner = new Scanner(documentUrl);
-  const endMs = performance.now() + Limits.parseMs;
-  const { isWhole } = parseHtml<Types>(html, adapterOf(scanner), {
+  const breather = new Breather();
+  const steps = parseHtmlInSteps<Types>(html, adapterOf(scanner), {
     elementsMax: Limits.elementsMax,
-    isOver: () => performance.now() > endMs,
+    isOver: () => signal.aborted || breather.workedMs > Limits.parseMs,
   });
+  let step = steps.next();
+  for (; !step.done; step = steps.next()) await breather.breathe();
+  const { isWhole } = step.value;
   return {
     references: scanner.references,
     base: scanner.base,

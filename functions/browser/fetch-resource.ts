@@ -1,24 +1,16 @@
 // One resource of a page, from a server that may be slow, endless, lying or dead: redirects, cookies, mixed content,
 // deadlines and sizes. What cannot be had becomes a FetchFailure with its reason; nothing here waits without an end.
 
-import { DigestLimits, type FailureReason } from "../../src/wire/digest.ts";
+import { isFetchable } from "../../src/wire/browse.ts";
+import { DigestLimits } from "../../src/wire/digest.ts";
 import { resolveUrl } from "../../src/wire/page/text.ts";
-import type { CookieJar } from "./cookies.ts";
+import type { CookieJar, CookieUse } from "./cookies.ts";
+import type { PageRequest } from "./engine.ts";
+import { FetchFailure, failureOf } from "./failure.ts";
 import type { HeldBytes } from "./held-bytes.ts";
 import { BrowserLimits as Limits } from "./limits.ts";
-import { isFetchable } from "./options.ts";
 
 export type ResourceKind = "page" | "style" | "font" | "image" | "script";
-
-export class FetchFailure extends Error {
-  override readonly name = "FetchFailure";
-  readonly reason: FailureReason;
-
-  constructor(reason: FailureReason, detail: string, options: { cause?: unknown } = {}) {
-    super(detail, options);
-    this.reason = reason;
-  }
-}
 
 export interface Fetched {
   readonly finalUrl: string;
@@ -58,23 +50,34 @@ const BYTES_MAX: Readonly<Record<ResourceKind, number>> = {
   script: Limits.resourceBytesMax,
 };
 
+export interface ResourceRequest {
+  readonly url: URL;
+  readonly kind: ResourceKind;
+  /** What refers to it: a page or a style sheet. */
+  readonly referrer: string | undefined;
+  /** Of a part: the page that it belongs to. */
+  readonly page: string | undefined;
+  readonly method: PageRequest["method"];
+  readonly body: PageRequest["body"];
+}
+
 /** @throws FetchFailure */
-export async function fetchResource(
-  context: FetchContext,
-  request: { readonly url: URL; readonly kind: ResourceKind; readonly referrer: string | undefined },
-): Promise<Fetched> {
+export async function fetchResource(context: FetchContext, request: ResourceRequest): Promise<Fetched> {
   using attempt = new Attempt(context.signal, request.kind);
-  let url = request.url;
+  let { url, method, body } = request;
   for (let redirects = 0; ; redirects++) {
     url = admit(url, request.kind, request.referrer);
+    const use = cookieUse(request, method);
     const response = await attempt.network(
       context.fetch(url.href, {
-        headers: headersFor(context, url, request),
+        method,
+        headers: headersFor(context, url, { ...request, method, body }, use),
+        body: body ? Uint8Array.from(body.bytes) : null,
         redirect: "manual",
         signal: attempt.signal,
       }),
     );
-    context.cookies.store(url, response.headers.getSetCookie());
+    context.cookies.store(url, response.headers.getSetCookie(), use);
     const location = [301, 302, 303, 307, 308].includes(response.status) && response.headers.get("location");
     if (!location) return await readResponse(context, attempt, request.kind, url, response);
     discard(response);
@@ -82,10 +85,23 @@ export async function fetchResource(
       throw new FetchFailure("redirect", `more than ${Limits.redirectsMax} redirects`);
     }
     const next = resolveUrl(location, url.href);
-    if (!next || !isFetchable(next))
+    if (!next || !isFetchable(next.href))
       throw new FetchFailure("redirect", "redirect to something that is no page");
     url = next;
+    // Fetch "HTTP-redirect fetch" 12: what was posted is not posted again, but where the server asks for just that.
+    if (response.status <= 303 && method === "POST") [method, body] = ["GET", undefined];
   }
+}
+
+/** Whose cookies go along and are taken: those of the page, and of its parts those of the page's own site. */
+function cookieUse(request: ResourceRequest, method: PageRequest["method"]): CookieUse {
+  const isNavigation = request.kind === "page";
+  const from = isNavigation ? request.referrer : request.page;
+  return {
+    isNavigation,
+    from: from === undefined ? undefined : (URL.parse(from) ?? undefined),
+    isPost: method === "POST",
+  };
 }
 
 /** Mixed Content section 5: on a page that came over https, images are upgraded and everything else must be https. */
@@ -97,25 +113,28 @@ function admit(url: URL, kind: ResourceKind, referrer: string | undefined): URL 
   return upgraded;
 }
 
-function headersFor(
-  context: FetchContext,
-  url: URL,
-  request: { readonly kind: ResourceKind; readonly referrer: string | undefined },
-): Headers {
+function headersFor(context: FetchContext, url: URL, request: ResourceRequest, use: CookieUse): Headers {
   const headers = new Headers({
     accept: ACCEPT[request.kind],
     "accept-language": "en-US,en;q=0.5",
     "user-agent": context.userAgent,
   });
-  const cookie = context.cookies.header(url);
+  const cookie = context.cookies.header(url, use);
   if (cookie !== "") headers.set("cookie", cookie);
   // Referrer Policy "strict-origin-when-cross-origin", the default of browsers.
   const from = request.referrer === undefined ? null : URL.parse(request.referrer);
   if (from?.origin === url.origin) headers.set("referer", from.href);
-  else if (from && !(from.protocol === "https:" && url.protocol === "http:")) {
-    headers.set("referer", `${from.origin}/`);
+  else if (from && !isDowngrade(from, url)) headers.set("referer", `${from.origin}/`);
+  if (request.method === "POST") {
+    if (request.body) headers.set("content-type", request.body.type);
+    // Fetch "append a request Origin header": servers tell forged posts by it.
+    if (from) headers.set("origin", isDowngrade(from, url) ? "null" : from.origin);
   }
   return headers;
+}
+
+function isDowngrade(from: URL, to: URL): boolean {
+  return from.protocol === "https:" && to.protocol === "http:";
 }
 
 async function readResponse(
@@ -284,14 +303,4 @@ class Attempt implements Disposable {
   [Symbol.dispose](): void {
     this.#leftMs = 0;
   }
-}
-
-/** Whatever was thrown, as a failure. The text of a network error names the host that failed and the rule that refused. */
-export function failureOf(error: unknown): FetchFailure {
-  if (error instanceof FetchFailure) return error;
-  const messages: string[] = [];
-  for (let at: unknown = error, depth = 0; at instanceof Error && depth < 4; at = at.cause, depth++) {
-    if (at.message !== "" && !messages.includes(at.message)) messages.push(at.message);
-  }
-  return new FetchFailure("network", messages.join(": ") || "failed", { cause: error });
 }

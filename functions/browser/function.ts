@@ -1,15 +1,21 @@
-// Browser: fetches a web page with everything it needs, at the box, and sends it back as one padded stream, so that
-// an observer of the client's link sees one request and one answer of a common size (docs/spec/digest).
+// Browser: fetches web pages with everything they need, at the box, and sends them back so that an observer of the
+// client's link sees answers of a few sizes and durations, the same for every page (docs/spec/browse).
 
 import { defineFunction } from "bento/function";
-import { browse } from "./browse.ts";
+import { decodeSettings } from "../../src/wire/browse.ts";
+import { browse, serve } from "./browse.ts";
 import { parseOptions } from "./options.ts";
 
 export default defineFunction({
-  /** `url`, then the padding in bytes or `{pad, deadlineMs, bytesMax, scripts, userAgent}`. */
-  async invoke(session, env, url, given) {
-    const options = parseOptions(url, given ?? {});
+  /** A URL and options, for one page; or the settings of a session, whose requests come as messages. */
+  async invoke(session, env, first, given) {
     if (!env.fetch) throw new Error("Cannot browse: the box grants no connections");
-    await browse(options, env.fetch, (bytes) => session.send(bytes), session.signal);
+    const around = {
+      fetch: env.fetch,
+      send: (bytes: Uint8Array) => session.send(bytes),
+      signal: session.signal,
+    };
+    if (typeof first === "object" && first !== null) await serve(session, decodeSettings(first), around);
+    else await browse(parseOptions(first, given ?? {}), around);
   },
 });

@@ -9,9 +9,6 @@ export class HeldBytes {
   /** Whole bodies that wait for the writer. While there is one, progress comes from the writer. */
   #waitingBodies = 0;
   #changed = Promise.withResolvers<void>();
-  #blocked = 0;
-  #blockedSinceMs = 0;
-  #blockedMs = 0;
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -19,11 +16,6 @@ export class HeldBytes {
 
   get held(): number {
     return this.#held;
-  }
-
-  /** How long fetching has stood still because the client reads slowly: no fault of the page. */
-  get blockedMs(): number {
-    return this.#blockedMs + (this.#blocked > 0 ? performance.now() - this.#blockedSinceMs : 0);
   }
 
   begin(reader: object): void {
@@ -34,7 +26,6 @@ export class HeldBytes {
   async take(reader: object, bytes: number, signal: AbortSignal): Promise<void> {
     while (!this.#mayTake(reader, bytes)) {
       signal.throwIfAborted();
-      if (this.#blocked++ === 0) this.#blockedSinceMs = performance.now();
       const aborted = Promise.withResolvers<void>();
       const onAbort = () => {
         aborted.resolve();
@@ -42,7 +33,6 @@ export class HeldBytes {
       signal.addEventListener("abort", onAbort, { once: true });
       await Promise.race([this.#changed.promise, aborted.promise]);
       signal.removeEventListener("abort", onAbort);
-      if (--this.#blocked === 0) this.#blockedMs += performance.now() - this.#blockedSinceMs;
     }
     this.#held += bytes;
   }

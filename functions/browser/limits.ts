@@ -35,12 +35,12 @@ export const BrowserLimits = {
   parseMs: 3_000,
   /** Elements looked at: the document's length bounds honest ones, this those that multiply while they are parsed. */
   elementsMax: 1_000_000,
-  /** Ends of the options that an invocation may give. */
-  deadlineMsMin: 1_000,
-  deadlineMsMax: 300_000,
-  bytesMaxMin: 64 * 1024,
-  bytesMaxMax: 64 * 1024 * 1024,
-  /** Cookies kept for a visit, as many as browsers keep for one host. */
-  cookiesMax: 180,
+  /** Cookies kept for a session, of one answer, and each of them: browsers keep 180 for one host. */
+  cookiesMax: 600,
+  cookiesPerAnswerMax: 180,
   cookieBytesMax: 4096,
+  /** Compressed content that waits for its cells. */
+  queuedBytesMax: 128 * 1024,
+  /** How long an engine has to stop after it was told to, before the instance is given up. */
+  engineStopMs: 3000,
 } as const;

@@ -2,27 +2,17 @@
 // Fetching runs ahead, up to the limits on concurrency and memory; records leave in render order among those that are
 // ready, so that one dead server holds up nothing but itself.
 
-import type { ContentRecord, DigestRecord, FailureReason } from "../../src/wire/digest.ts";
+import { isFetchable } from "../../src/wire/browse.ts";
+import type { ContentRecord, FailureReason } from "../../src/wire/digest.ts";
 import { type CssScan, scanCss } from "../../src/wire/page/css.ts";
 import { parseDataUrl } from "../../src/wire/page/data-url.ts";
 import { decodeCss, decodeHtml, essenceOf, isHtml, resolveUrl } from "../../src/wire/page/text.ts";
 import { type DocumentScan, scanDocument } from "./document-scanner.ts";
-import {
-  type FetchContext,
-  type Fetched,
-  FetchFailure,
-  failureOf,
-  fetchResource,
-  type ResourceKind,
-} from "./fetch-resource.ts";
+import type { PageRecord, PageRequest, RecordSink } from "./engine.ts";
+import { FetchFailure, failureOf, failureRecord } from "./failure.ts";
+import { type FetchContext, type Fetched, fetchResource, type ResourceKind } from "./fetch-resource.ts";
 import { chooseFont } from "./fonts.ts";
 import { BrowserLimits as Limits } from "./limits.ts";
-import { type BrowseOptions, isFetchable } from "./options.ts";
-
-export interface RecordSink {
-  record(record: Exclude<DigestRecord, { kind: "end" }>): Promise<void>;
-  flush(): Promise<void>;
-}
 
 /** In which order things are fetched and sent: what changes the look of most of the page first. */
 const URGENCY: Readonly<Record<ResourceKind, number>> = { page: 0, style: 1, font: 2, image: 3, script: 4 };
@@ -41,13 +31,14 @@ interface Wanted {
 interface Ready {
   readonly urgency: number;
   readonly position: number;
-  readonly record: Exclude<DigestRecord, { kind: "end" }>;
+  readonly record: PageRecord;
   readonly heldBytes: number;
 }
 
-export class Visit {
+export class StaticVisit {
   readonly #context: FetchContext;
-  readonly #options: BrowseOptions;
+  readonly #request: PageRequest;
+  readonly #scripts: boolean;
   readonly #sink: RecordSink;
   readonly #seen = new Set<string>();
   readonly #pending: Wanted[] = [];
@@ -60,11 +51,13 @@ export class Visit {
   #failures = 0;
   #fontFaces = 0;
   #codePoints: Uint32Array = new Uint32Array();
+  #pageUrl: string | undefined;
   #changed = Promise.withResolvers<void>();
 
-  constructor(context: FetchContext, options: BrowseOptions, sink: RecordSink) {
+  constructor(context: FetchContext, request: PageRequest, scripts: boolean, sink: RecordSink) {
     this.#context = context;
-    this.#options = options;
+    this.#request = request;
+    this.#scripts = scripts;
     this.#sink = sink;
   }
 
@@ -73,7 +66,8 @@ export class Visit {
     const page = await this.#fetchPage();
     if (!page) return;
     const { fetched, scan } = page;
-    await this.#sink.record(contentRecord("page", this.#options.url, fetched));
+    this.#pageUrl = fetched.finalUrl;
+    await this.#sink.record(contentRecord("page", this.#request.url, fetched));
     if (fetched.cut)
       this.#fail(fetched.finalUrl, "truncated", `${fetched.cut.reason}: ${fetched.cut.message}`);
     this.#context.held.release(fetched.body.length);
@@ -84,22 +78,35 @@ export class Visit {
 
   /** Follows refreshes that belong to loading. undefined when there is no page: the failure has been recorded. */
   async #fetchPage(): Promise<{ fetched: Fetched; scan: DocumentScan | undefined } | undefined> {
-    let { url } = this.#options;
+    let { url, method, body } = this.#request;
+    let referrer = this.#request.referrer?.href;
     for (let refreshes = 0; ; refreshes++) {
       let fetched: Fetched;
       try {
-        fetched = await fetchResource(this.#context, { url, kind: "page", referrer: undefined });
+        fetched = await fetchResource(this.#context, {
+          url,
+          kind: "page",
+          referrer,
+          page: undefined,
+          method,
+          body,
+        });
       } catch (error) {
         const { reason, message } = failureOf(error);
         await this.#sink.record(failureRecord(url.href, reason, message));
         return undefined;
       }
       if (!isHtml(fetched.type, fetched.body)) return { fetched, scan: undefined };
-      const scan = scanDocument(decodeHtml(fetched.body, fetched.type), fetched.finalUrl);
+      const scan = await scanDocument(
+        decodeHtml(fetched.body, fetched.type),
+        fetched.finalUrl,
+        this.#context.signal,
+      );
       const next = refreshes < Limits.refreshesMax ? refreshTarget(scan, fetched.finalUrl) : undefined;
       if (!next) return { fetched, scan };
       this.#context.held.release(fetched.body.length);
-      url = next;
+      referrer = fetched.finalUrl;
+      ({ url, method, body } = { url: next, method: "GET", body: undefined });
     }
   }
 
@@ -138,7 +145,7 @@ export class Visit {
     importDepth = 0,
     charset = "utf-8",
   ): void {
-    if (reference === "" || (kind === "script" && !this.#options.scripts)) return;
+    if (reference === "" || (kind === "script" && !this.#scripts)) return;
     const url = resolveUrl(reference, base);
     if (url?.protocol === "data:") {
       if (kind === "style") this.#wantDataStyle(url.href, base, referrer, importDepth, charset);
@@ -151,7 +158,7 @@ export class Visit {
         this.#skip(key, "not-fetched", "frames and media are left out");
       return;
     }
-    if (!url || !isFetchable(url)) {
+    if (!url || !isFetchable(url.href)) {
       this.#skip(key, "bad-url", "not an http: or https: URL");
       return;
     }
@@ -236,7 +243,12 @@ export class Visit {
   async #fetch(wanted: Wanted): Promise<void> {
     try {
       this.#context.signal.throwIfAborted();
-      const fetched = await fetchResource(this.#context, wanted);
+      const fetched = await fetchResource(this.#context, {
+        ...wanted,
+        page: this.#pageUrl,
+        method: "GET",
+        body: undefined,
+      });
       this.#arrived(wanted, fetched);
     } catch (error) {
       const { reason, message } = failureOf(error);
@@ -289,24 +301,10 @@ export class Visit {
 function refreshTarget(scan: DocumentScan, documentUrl: string): URL | undefined {
   if (!scan.refresh || scan.refresh.seconds > Limits.refreshDelaySecondsMax) return undefined;
   const url = resolveUrl(scan.refresh.reference, scan.base);
-  return url && isFetchable(url) && url.href !== documentUrl ? url : undefined;
+  return url && isFetchable(url.href) && url.href !== documentUrl ? url : undefined;
 }
 
 function contentRecord(kind: ContentRecord["kind"], url: URL, fetched: Fetched): ContentRecord {
   const { finalUrl, status, type, body } = fetched;
   return { kind, url: url.href, finalUrl, status, type, body };
-}
-
-/** Cuts what pages and servers chose to what the digest holds. */
-function failureRecord(
-  url: string,
-  reason: FailureReason,
-  detail: string,
-): Exclude<DigestRecord, { kind: "end" }> {
-  return {
-    kind: "failure",
-    url: url.slice(0, 1000).toWellFormed(),
-    reason,
-    detail: detail.slice(0, 160).toWellFormed(),
-  };
 }

@@ -36,7 +36,7 @@ class SystemClock implements Clock {
 }
 
 /** `sleep` in terms of `after`: shared by the system clock and test clocks. */
-export async function sleepOn(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
+async function sleepOn(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const cancel = clock.after(delayMs, resolve);

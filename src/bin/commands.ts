@@ -8,7 +8,9 @@ import type { Cli } from "../client/cli/cli.ts";
 export type Act = (perform: (cli: Cli) => Promise<number>) => Promise<void>;
 
 const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
-const FN_HELP = "folder, file, or name of a bundled function";
+const FN_HELP = "folder, file, package file, or name of a bundled function";
+const CALL_HELP = "Python: call this, e.g. 'hello()'";
+const ARGS_JSON_HELP = `arguments as JSON, e.g. '["a", 1]'`;
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -22,7 +24,10 @@ export function buildProgram(version: string, act: Act): Command {
   addLocal(program, act);
   addNetwork(program, act);
   addFunctions(program, act);
+  addAuthoring(program, act);
   addInstances(program, act);
+  addFiles(program, act);
+  addShards(program, act);
   addTools(program, act);
   return program;
 }
@@ -57,6 +62,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--relays <n>", "relays in all", count(3, 64))
     .option("--latency <ms>", "delay of each link, one way", count(0, 10_000))
     .option("--rate <mbit>", "rate of each link", rate)
+    .option("--no-onion", "boxes at their relays' addresses alone, without onion services")
     .action((options) => act(async (cli) => (await import("./commands/net.ts")).up(cli, options)));
   for (const [name, description] of [
     ["status", "what runs, its boxes and its SOCKS address"],
@@ -73,6 +79,7 @@ function addNetwork(program: Command, act: Act): void {
     .requiredOption("--config <file>", "box.toml")
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
+    .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -109,6 +116,7 @@ function addFunctions(program: Command, act: Act): void {
     .option("--leave-open", "do not end the function's input")
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
+    .option("--logs", "show on stderr what the function logs")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -135,11 +143,59 @@ function addFunctions(program: Command, act: Act): void {
     .action((token: string, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).shutdown(cli, token, options)),
     );
+  reach(program.command("logs"))
+    .description("what a function's instances logged")
+    .argument("<token>", `saved name, @file, - (stdin), or the shutdown token itself`)
+    .option("-f, --follow", "go on with what comes, until the function is gone")
+    .action((token: string, options) =>
+      act(async (cli) => (await import("../client/cli/logs.ts")).logs(cli, token, options)),
+    );
   reach(program.command("ls"))
     .description("what is saved here, or what a box says of one function")
     .argument("[token]", "saved name, @file, - (stdin), or the shutdown token itself")
     .action((token: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/owner.ts")).list(cli, token, options)),
+    );
+}
+
+function addAuthoring(program: Command, act: Act): void {
+  const fn = program.command("fn").description("write, try, test and pack functions");
+  json(fn.command("init"))
+    .description("a folder for a new function that runs, type-checks and has a test")
+    .argument("[dir]", "where; named after the template when left out")
+    .option("--python", "in Python")
+    .option("--template <name>", "what it begins as: --list names them", "hello")
+    .option("--list", "name the templates")
+    .action((dir: string | undefined, options) =>
+      act(async (cli) => (await import("./commands/fn-init.ts")).fnInit(cli, dir, options)),
+    );
+  privateNetworks(json(fn.command("dev")))
+    .description("run a function again each time it is saved; lines typed are its messages")
+    .argument("<fn>", FN_HELP)
+    .argument("[arg...]", "arguments, as strings")
+    .option("--call <expression>", CALL_HELP)
+    .option("--args-json <array>", ARGS_JSON_HELP)
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--net", "on a private Tor network: the one that runs, or one of its own")
+    .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
+    .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--direct [address]", "there, or at --box, without Tor; a box of its own when all are left out")
+    .action((name: string, args: string[], options) =>
+      act(async (cli) => (await import("./commands/fn-dev.ts")).fnDev(cli, name, args, options)),
+    );
+  privateNetworks(json(fn.command("test")))
+    .description("a function's own tests, in a real box on this machine; needs no Tor")
+    .argument("[fn]", FN_HELP, ".")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-test.ts")).fnTest(cli, name, options)),
+    );
+  json(fn.command("pack"))
+    .description("one file that every command takes in place of the function; the same bytes everywhere")
+    .argument("<fn>", FN_HELP)
+    .option("-o, --output <file>", "write it there; NAME.bento.json when left out")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .action((name: string, options) =>
+      act(async (cli) => (await import("./commands/fn-pack.ts")).fnPack(cli, name, options)),
     );
 }
 
@@ -179,17 +235,95 @@ function addInstances(program: Command, act: Act): void {
     );
 }
 
+function addFiles(program: Command, act: Act): void {
+  reach(program.command("put"))
+    .description("keep files on a box, encrypted here; prints a secret link for each")
+    .argument("[file...]", "files")
+    .option("--gets <n>", "downloads until it removes itself", count(1, 1000), 1)
+    .option("--bytes <size>", "bytes of all downloads until it does; twice the size for each when left out")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .option("--no-encrypt", "put it as it is: the box can read and change it")
+    .option("--as <name>", "save under this name")
+    .option("--continue <name>", "go on with a put that was interrupted")
+    .action((files: string[], options) =>
+      act(async (cli) => (await import("../client/cli/put.ts")).put(cli, files, options)),
+    );
+  reach(program.command("get"))
+    .description("fetch what was put; goes on where an interrupted download was")
+    .argument("<what>", "saved name, @file or - (stdin) with a link, the link itself, or TOKEN@BOX")
+    .option("-o, --output <file>", "write it there")
+    .action((what: string, options) =>
+      act(async (cli) => (await import("../client/cli/get.ts")).get(cli, what, options)),
+    );
+}
+
+function addShards(program: Command, act: Act): void {
+  const shard = program.command("shard").description("a file over many boxes, any k of which give it back");
+  shardReach(shard.command("put"))
+    .description("encrypt a file, cut it into n shards, put each on a box; writes the receipt")
+    .argument("<file>", "file")
+    .requiredOption("-k <shards>", "shards that it takes to get it back", count(1, 255))
+    .requiredOption("-n <shards>", "shards in all", count(1, 255))
+    .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
+    .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
+    .action((file: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardPut(cli, file, options)),
+    );
+  shardReach(shard.command("get"))
+    .description("fetch a file by its receipt; goes on where an interrupted download was")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("-o, --output <file>", "write it there")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardGet(cli, receipt, options)),
+    );
+  shardReach(shard.command("status"))
+    .description("ask each box for a block and verify it")
+    .argument("<receipt>", "what `shard put` wrote")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+    );
+  shardReach(shard.command("repair"))
+    .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
+    .argument("<receipt>", "what `shard put` wrote")
+    .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
+    .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
+    .action((receipt: string, options) =>
+      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+    );
+}
+
 function addTools(program: Command, act: Act): void {
   reach(program.command("shell"))
     .description("interactive client: store, exec, open, close, send, recv, exit")
     .action((options) => act(async (cli) => (await import("../client/cli/shell.ts")).shell(cli, options)));
   reach(program.command("browse"))
-    .description("fetch a page with everything in it at a box, as one padded answer")
-    .argument("<url>", "http:// or https://")
-    .option("--pad <size>", "pad to a multiple of this, e.g. 1MiB; 0 for none", "0")
+    .description("fetch a page with everything in it at a box, as one answer of a common size and duration")
+    .argument("[url]", "http:// or https://")
+    .option("--shape <kind>", "bucket: few sizes, constant rate; none: as it comes (default: bucket)")
+    .option(
+      "--sizes <set>",
+      "light, standard, strong, constant, or sizes such as 512KiB,2MiB (default: standard)",
+    )
+    .option(
+      "--rate <size>",
+      "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
+    )
+    .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--open", "show the page in the browser")
-    .action((url: string, options) =>
+    .option("--explain", "say what the shape hides and costs; without a URL, that alone")
+    .option(
+      "--population <file>",
+      "with --explain or --fit: sizes of pages, one a line, in place of the web's",
+    )
+    .option("--fit <k>", "use the k sizes that fit the population best")
+    .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
   reach(program.command("monitor"))
@@ -213,19 +347,35 @@ function json(command: Command): Command {
   return command.option("--json", "machine-readable: one JSON value a line");
 }
 
+function privateNetworks(command: Command): Command {
+  return command.addOption(
+    new Option("--private <cidr>", "a private network that the function may reach; may be repeated")
+      .argParser((network: string, before: readonly string[]) => [...before, network])
+      .default([], "none"),
+  );
+}
+
 function reach(command: Command): Command {
+  return shardReach(command).option("--box <box>", BOX_HELP);
+}
+
+/** Ways to boxes; which boxes is said otherwise. */
+function shardReach(command: Command): Command {
   return json(command)
-    .option("--box <box>", BOX_HELP)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
+    .option("--relay <fingerprint>", "the box is at this relay's own address: end the circuit there")
+    .option("--tor-control <address>", "your tor's control port, for --relay: host:port or unix:/path")
     .addOption(
-      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts("socks"),
+      new Option("--direct", "plain TCP, without Tor: nothing hides you from the box").conflicts([
+        "socks",
+        "relay",
+        "torControl",
+      ]),
     );
 }
 
 function call(command: Command): Command {
-  return command
-    .option("--call <expression>", "Python: call this, e.g. 'hello()'")
-    .option("--args-json <array>", `arguments as JSON, e.g. '["a", 1]'`);
+  return command.option("--call <expression>", CALL_HELP).option("--args-json <array>", ARGS_JSON_HELP);
 }
 
 /** A whole number of an option. */

@@ -179,6 +179,7 @@ ${options.boxToml ?? ""}`;
     direct: listen,
     exit,
     socks: formatSocks(testnet.socks()),
+    control: formatSocks(await testnet.controlAddress("c0")),
     fingerprint: relay.fingerprint,
     info,
   };

@@ -27,7 +27,10 @@ export async function main(version: string): Promise<void> {
   }
   const program = buildProgram(version, async (perform) => {
     const { Context, stateDir } = await import("../client/context.ts");
-    const cli: Cli = { io, env: process.env, signal: interrupt, context: new Context(stateDir(process.env)) };
+    const { RelayDialers } = await import("../client/relay-dial.ts");
+    const context = new Context(stateDir(process.env));
+    await using relays = new RelayDialers();
+    const cli: Cli = { io, env: process.env, signal: interrupt, context, relays };
     try {
       process.exitCode = await perform(cli);
     } catch (error) {

@@ -10,6 +10,7 @@ import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { buildGuests, type GuestFiles } from "../guest/build.ts";
 import type { Info } from "../wire/api.ts";
+import type { BoxAddress } from "../wire/box-address.ts";
 import { BoxError } from "../wire/error-code.ts";
 import type { ManifestInput } from "../wire/manifest.ts";
 import { type Policy, SELF } from "../wire/policy.ts";
@@ -19,6 +20,8 @@ import { BoxMeter } from "./box-meter.ts";
 import { ClientTor } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
+import { BentoBroker } from "./host/bento.ts";
+import type { RemoteBoxes, RemoteRoutes } from "./host/bento-remote.ts";
 import { Egress } from "./host/egress.ts";
 import { NetBroker } from "./host/net.ts";
 import { NameResolver } from "./host/resolver.ts";
@@ -49,8 +52,15 @@ const WARM_TMP_BYTES = 8 * 2 ** 20;
 export interface BoxDeps {
   readonly clock: Clock;
   readonly log: Log;
+  /** How functions reach boxes; without it none may deploy functions. */
+  readonly remote?: (routes: RemoteRoutes) => RemoteBoxes;
   /** Name and version as `/v1/info` gives them. */
   readonly software?: string;
+  /**
+   * Exit policy of a box that has no relay, one rule a line: for an author's own machine, where functions are tried.
+   * No key of box.toml sets it; where a relay is configured it counts for nothing.
+   */
+  readonly exitWithoutRelay?: readonly string[] | undefined;
 }
 
 /** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
@@ -72,11 +82,13 @@ export class Box implements AsyncDisposable {
   #host: SandboxHost | undefined;
   #instances: Instances | undefined;
   #clientTor: ClientTor | undefined;
+  #bento: BentoBroker | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
   readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
 
-  private constructor(config: BoxConfig, deps: BoxDeps) {
+  private constructor(given: BoxConfig, deps: BoxDeps) {
+    const config = deps.remote ? given : { ...given, policy: { ...given.policy, bento: null } };
     this.#config = config;
     this.#deps = deps;
     this.#admission = new Admission(publishedPolicy(config.policy, null));
@@ -176,6 +188,7 @@ export class Box implements AsyncDisposable {
     const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
     this.#clientTor = this.#startClientTor();
+    this.#bento = this.#openBento();
     const instances = owned.use(
       new Instances({
         clock,
@@ -198,7 +211,10 @@ export class Box implements AsyncDisposable {
       instances,
       admission: this.#admission,
       storageBytes: (id) => vault.bytesOf(id),
-      forget: (id) => vault.erase(id),
+      forget: async (id) => {
+        this.#bento?.forget(id);
+        await vault.erase(id);
+      },
     });
     await operations.expire();
     this.#expireRegularly(operations);
@@ -256,8 +272,25 @@ export class Box implements AsyncDisposable {
       ...(grant.tor && this.#clientTor
         ? { tor: new FunctionTor({ grant: grant.tor, tor: this.#clientTor, clock: this.#deps.clock }) }
         : {}),
+      ...(grant.bento && this.#bento ? { bento: this.#bento.forInstance(functionId, grant.bento) } : {}),
       ...(facts ? { box: facts } : {}),
     };
+  }
+
+  #openBento(): BentoBroker | undefined {
+    const { clock, log, remote } = this.#deps;
+    if (!this.#config.policy.bento || !remote) return undefined;
+    const boxes = remote({
+      clock,
+      self: () => connectable(this.#addresses),
+      socks: async (signal) => {
+        if (!this.#clientTor)
+          throw new BentoError("box-unreachable", "Cannot reach boxes: this box has no tor");
+        return (await this.#clientTor.client(signal)).socks;
+      },
+    });
+    const isOwn = (address: BoxAddress) => isOneOf(this.#addresses, this.#relay, address);
+    return this.#owned.use(new BentoBroker({ boxes, isOwn, clock, log }));
   }
 
   #expireRegularly(operations: Operations): void {
@@ -289,6 +322,11 @@ export class Box implements AsyncDisposable {
 
   async #followRelay(): Promise<void> {
     const { control } = this.#config.relay;
+    const { exitWithoutRelay: exit } = this.#deps;
+    if (!control && exit) {
+      this.#relay = { exit, fingerprint: null, addresses: [], ports: [] };
+      return;
+    }
     if (!control) {
       this.#deps.log.warn("no companion relay is configured: functions have no network");
       return;
@@ -383,8 +421,28 @@ export class Box implements AsyncDisposable {
   }
 }
 
+/** Where the box can connect to itself. Throws BentoError when it listens nowhere. */
+function connectable({ listen, exitPort }: BoxAddresses): SocketAddress {
+  const address = listen[0] ?? exitPort;
+  if (!address) throw new BentoError("box-unreachable", "Cannot reach this box: it listens nowhere");
+  if (address.kind === "unix") return address;
+  const local = { "0.0.0.0": "127.0.0.1", "::": "::1" }[address.host];
+  return local === undefined ? address : { ...address, host: local };
+}
+
+/** Whether an address is known to mean this box: its onion service, a listener, or its port at the relay's address. */
+function isOneOf(own: BoxAddresses, relay: RelayFacts | undefined, { host, port }: BoxAddress): boolean {
+  if (host === own.onion) return true;
+  return [...own.listen, own.exitPort].some(
+    (address) =>
+      address?.kind === "tcp" &&
+      address.port === port &&
+      (address.host === host || (relay?.addresses.includes(host) ?? false)),
+  );
+}
+
 /** What functions stored by clients of the 2021 release get: its API had the network and nothing else. */
-export function legacyManifest(policy: Policy): ManifestInput {
+function legacyManifest(policy: Policy): ManifestInput {
   return {
     name: "unnamed",
     image: "python",

@@ -14,7 +14,7 @@ import { type BoxAddress, formatAddress, isOnion } from "./address.ts";
 import { type Dial, DialedStream, hedgedDial } from "./dial.ts";
 
 /** How long the client waits for the first byte of an answer. */
-export const WAITS = {
+const WAITS = {
   /** First contact: an onion service may need new circuits at both ends (seen: 22 s mean, minutes at worst). */
   coldMs: 120_000,
   /** Once this isolation has answered before. */

@@ -12,7 +12,9 @@ import {
   infoSchema,
   invocationSchema,
   type Listing,
+  type LogPage,
   listingSchema,
+  logPageSchema,
   PATHS,
   type Started,
   type Stored,
@@ -60,6 +62,8 @@ export interface CallOptions {
 }
 export interface SessionCallOptions extends CallOptions {
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
+  /** Acknowledge output in steps of one size: what goes up does not show how fast it is consumed. */
+  readonly steadyAcks?: boolean | undefined;
 }
 
 /** A function that is sent along, or one that the box has. */
@@ -132,6 +136,8 @@ export class BoxClient implements Disposable {
     options: SessionCallOptions & {
       /** The function gets no messages: says so at once, in the same round trip. */
       readonly endInput?: boolean | undefined;
+      /** Messages that are there already: they go up in the same round trip. */
+      readonly input?: readonly Uint8Array[] | undefined;
     } = {},
   ): Promise<Session> {
     const pack = "package" in what ? checkedPackage(what.package) : undefined;
@@ -145,6 +151,7 @@ export class BoxClient implements Disposable {
       },
       {
         ...("token" in what ? { token: what.token } : {}),
+        input: options.input,
         endInput: options.endInput ?? false,
         signal: options.signal,
       },
@@ -187,6 +194,19 @@ export class BoxClient implements Disposable {
     return this.#http.json("GET", PATHS.list, listingSchema, { ...options, token });
   }
 
+  /**
+   * What a function's instances logged after a position (0 for all that is kept), oldest first; untrusted text. With
+   * `waitMs` the box answers when there is a line, or after that time (at most Limits.logWaitMsMax) with none.
+   */
+  async logs(
+    token: ShutdownToken,
+    options: CallOptions & { readonly after?: number; readonly waitMs?: number } = {},
+  ): Promise<LogPage> {
+    const { after = 0, waitMs = 0, signal } = options;
+    const path = `${PATHS.logs}?after=${after}&wait=${waitMs}`;
+    return this.#http.json("GET", path, logPageSchema, { signal, token });
+  }
+
   /** Ends a function: its instances, storage and tokens. Returns how many instances were ended. */
   async shutdown(token: ShutdownToken, options: CallOptions = {}): Promise<number> {
     const ended = await this.#http.json("POST", PATHS.shutdown, endedSchema, { ...options, token, body: {} });
@@ -218,6 +238,7 @@ export class BoxClient implements Disposable {
         {
           clock: this.#clock,
           onEvent: options.onEvent,
+          steadyAcks: options.steadyAcks,
           reattach: (instance, offset, signal) =>
             openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
         },

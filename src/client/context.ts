@@ -22,6 +22,8 @@ const boxEntry = z.object({
   exit: z.string().max(300).optional(),
   /** Fingerprint of the companion relay. */
   fingerprint: z.string().max(40).optional(),
+  /** Control port of the tor that reaches it: an address that is no onion is reached by circuits that end at the relay. */
+  control: z.string().max(300).optional(),
 });
 export type BoxEntry = z.infer<typeof boxEntry>;
 
@@ -30,6 +32,9 @@ const reach = {
   box: z.string().max(300),
   socks: z.string().max(300).optional(),
   direct: z.boolean().optional(),
+  /** Fingerprint of the relay where circuits to it end, and the control port of the tor that builds them. */
+  relay: z.string().max(40).optional(),
+  control: z.string().max(300).optional(),
   isolation: z.string().max(200),
 };
 
@@ -40,6 +45,8 @@ const functionEntry = z.object({
   sourceHash: z.string().optional(),
   expiresAt: z.number(),
 });
+/** How a saved thing is reached. */
+export type SavedReach = Pick<FunctionEntry, "box" | "socks" | "direct" | "relay" | "control">;
 export type FunctionEntry = z.infer<typeof functionEntry>;
 
 const instanceEntry = z.object({
@@ -52,7 +59,23 @@ const instanceEntry = z.object({
   /** Set when `run` installed the function for this one call: it is ended with the instance. */
   shutdownToken: z.string().optional(),
 });
-export type InstanceEntry = z.infer<typeof instanceEntry>;
+
+/** What else is known of a function that is a Dropbox of ours (spec/dropbox). */
+const dropboxEntry = z.object({
+  /** The owner's secret: continues an interrupted put. */
+  writer: z.string(),
+  /** The content's key, base64url; absent for what was put as it is. */
+  key: z.string().optional(),
+  /** What is put there: path, size and time, by which a put that is continued knows it again. */
+  file: z.string(),
+  size: z.number(),
+  modifiedAt: z.number(),
+  padding: z.string(),
+  gets: z.number(),
+  bytes: z.number().optional(),
+  isSealed: z.boolean(),
+});
+export type DropboxEntry = z.infer<typeof dropboxEntry>;
 
 const contextSchema = z.object({
   version: z.literal(1),
@@ -60,6 +83,8 @@ const contextSchema = z.object({
   boxes: z.record(name, boxEntry).default({}),
   functions: z.record(name, functionEntry).default({}),
   instances: z.record(name, instanceEntry).default({}),
+  /** By the name of the function. */
+  dropboxes: z.record(name, dropboxEntry).default({}),
 });
 export type ContextData = z.infer<typeof contextSchema>;
 
@@ -157,6 +182,9 @@ export class Context {
     for (const [key, entry] of Object.entries(data.functions)) {
       if (entry.expiresAt < now) delete data.functions[key];
     }
+    for (const key of Object.keys(data.dropboxes)) {
+      if (!Object.hasOwn(data.functions, key)) delete data.dropboxes[key];
+    }
     const byAge = Object.entries(data.instances).sort(([, a], [, b]) => a.startedAt - b.startedAt);
     for (const [key] of byAge.slice(0, Math.max(0, byAge.length - INSTANCES_MAX))) delete data.instances[key];
   }
@@ -184,6 +212,27 @@ export class Context {
       else await this.#clock.sleep(LOCK_STEP_MS);
     }
   }
+}
+
+/**
+ * Drops what was saved of boxes that no longer exist, named or by address: their tokens open nothing any more, and boxes
+ * of a new network take over the names. Returns what was dropped.
+ */
+export function forgetBoxes(data: ContextData, boxes: Readonly<Record<string, BoxEntry>>): Forgotten {
+  const gone = new Set(
+    Object.entries(boxes).flatMap(([box, { address, direct, exit }]) => [box, address, direct, exit]),
+  );
+  const drop = (entries: Record<string, { readonly box: string }>) => {
+    const dropped = Object.keys(entries).filter((key) => gone.has(entries[key]?.box));
+    for (const key of dropped) delete entries[key];
+    return dropped;
+  };
+  return { functions: drop(data.functions), instances: drop(data.instances) };
+}
+
+export interface Forgotten {
+  readonly functions: readonly string[];
+  readonly instances: readonly string[];
 }
 
 /** `base`, or `base-2`, `base-3`, ...: the first that is not taken. */

@@ -10,13 +10,19 @@ import type { Clock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
 import { MEDIA, PATHS } from "../wire/api.ts";
 import { Limits } from "../wire/limits.ts";
-import { encodeClientFrame, FrameSplitter, prefixLength, type Start } from "../wire/session-frame.ts";
+import {
+  type ClientFrame,
+  encodeClientFrame,
+  FrameSplitter,
+  prefixLength,
+  type Start,
+} from "../wire/session-frame.ts";
 import type { InstanceId } from "../wire/token.ts";
 import { formatAddress } from "./address.ts";
 import { type BoxHttp, problemFrom, readAnswer, timeoutError } from "./box-http.ts";
 
 /** Largest frame a box may send: an outcome whose texts are all escapes in JSON, or one fragment. */
-export const BOX_FRAME_BYTES_MAX = 8 * Limits.errorTextBytesMax + Limits.fragmentBytesMax;
+const BOX_FRAME_BYTES_MAX = 8 * Limits.errorTextBytesMax + Limits.fragmentBytesMax;
 /** Frames of a WebSocket that wait for the session: bytes. */
 const WINDOW_BYTES = 256 * 1024;
 /** How long leaving waits for the box to have read everything: milliseconds. */
@@ -35,17 +41,33 @@ export interface Link {
   destroy(): void;
 }
 
-/** Starts `POST /v1/run` with `start` as first frame, and with the end of the input where there is none. */
+/** Starts `POST /v1/run` with `start` as first frame, then the messages that are there already and, if so, the end of the input. */
 export async function openRunLink(
   boxHttp: BoxHttp,
   start: Start,
-  options: { token?: string; endInput: boolean; signal?: AbortSignal | undefined },
+  options: {
+    token?: string;
+    input?: readonly Uint8Array[] | undefined;
+    endInput: boolean;
+    signal?: AbortSignal | undefined;
+  },
 ): Promise<Link> {
   const frames = [prefixLength(encodeClientFrame({ kind: "start", start }))];
+  for (const message of options.input ?? []) {
+    for (const frame of inputFrames(message)) frames.push(prefixLength(encodeClientFrame(frame)));
+  }
   if (options.endInput) frames.push(prefixLength(encodeClientFrame({ kind: "input-end" })));
   const head = concat(frames);
   const { request, response } = await boxHttp.duplex(PATHS.run, MEDIA.session, head, options);
   return new BodyLink(request, response);
+}
+
+/** One message as fragments. */
+export function* inputFrames(message: Uint8Array): Generator<ClientFrame & { kind: "input" }> {
+  for (let at = 0; at === 0 || at < message.length; at += Limits.fragmentBytesMax) {
+    const end = Math.min(at + Limits.fragmentBytesMax, message.length);
+    yield { kind: "input", bytes: message.subarray(at, end), last: end === message.length };
+  }
 }
 
 class BodyLink implements Link {

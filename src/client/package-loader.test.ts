@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { BentoError } from "../base/errors.ts";
+import { noticesOf } from "./bundle.ts";
+import { PACKAGE_FILE_BYTES_MAX, packageFileText, parsePackageFile } from "./package-file.ts";
 import { loadPackage } from "./package-loader.ts";
 
 async function folder(t: TestContext, files: Readonly<Record<string, string>>): Promise<string> {
@@ -124,4 +126,73 @@ test("loadPackage: refuses other kinds of files, and what is larger than any box
   const dir = await folder(t, { "a.rb": "1", "big.py": `x = "${"y".repeat(4 * 1024 * 1024)}"` });
   await assert.rejects(loadPackage(path.join(dir, "a.rb")), code("usage", /\.ts, \.js or \.py/));
   await assert.rejects(loadPackage(path.join(dir, "big.py")), code("bad-package", /at most 4194304/));
+});
+
+const LICENSED: Readonly<Record<string, string>> = {
+  "manifest.json": '{"$schema": "/home/ada/manifest.schema.json", "name": "add", "image": "deno"}',
+  "function.ts":
+    'import { defineFunction } from "bento/function"; import { three } from "three"; export default defineFunction({ async invoke(session) { await session.send(String(three)); } });',
+};
+const THREE: Readonly<Record<string, string>> = {
+  "three/package.json": '{"name": "three", "version": "3.1.0", "license": "MIT", "main": "index.js"}',
+  "three/index.js": "/*! three by Trina */\nexports.three = 3;",
+  "three/LICENSE": "Permission is hereby granted by Trina.",
+};
+const under = (prefix: string, files: Readonly<Record<string, string>>) =>
+  Object.fromEntries(Object.entries(files).map(([name, text]) => [`${prefix}${name}`, text]));
+
+test("loadPackage: the same function gives the same bytes wherever it and its packages lie", async (t) => {
+  const near = await folder(t, { ...LICENSED, ...under("node_modules/", THREE) });
+  const far = await folder(t, { ...under("a/b/", LICENSED), ...under("node_modules/", THREE) });
+  const linked = await folder(t, { ...LICENSED, "x.txt": "" });
+  await symlink(path.join(far, "node_modules"), path.join(linked, "node_modules"));
+  const [one, ...others] = await Promise.all(
+    [near, path.join(far, "a/b"), linked].map(async (dir) => {
+      const loaded = await loadPackage(dir);
+      return packageFileText(loaded, await noticesOf(dir, loaded.inputs));
+    }),
+  );
+  for (const other of others) assert.equal(other, one);
+  assert.doesNotMatch(one ?? "", /bento-package|\.\.\/|home\/ada/, "no path of this machine");
+});
+
+test("package file: keeps licences, and is a function like its folder", async (t) => {
+  const dir = await folder(t, { ...LICENSED, ...under("node_modules/", THREE) });
+  const loaded = await loadPackage(dir);
+  assert.match(loaded.package.source, /three by Trina/, "what licences ask to be kept");
+  const notices = await noticesOf(dir, loaded.inputs);
+  assert.deepEqual(notices, [
+    { name: "three", version: "3.1.0", licence: "MIT", text: "Permission is hereby granted by Trina." },
+  ]);
+  const file = path.join(dir, "add.bento.json");
+  await writeFile(file, packageFileText(loaded, notices));
+  const again = await loadPackage(file);
+  assert.deepEqual(again.package, loaded.package);
+  assert.equal(again.sourceHash, loaded.sourceHash);
+  assert.equal(packageFileText(again, again.notices ?? []), await readFile(file, "utf8"));
+});
+
+for (const [what, text] of [
+  ["a manifest alone", '{"name": "add", "image": "deno"}'],
+  ["another version", '{"bentoPackage":2,"manifest":{},"source":"x","notices":[]}'],
+  ["an unknown key", '{"bentoPackage":1,"manifest":{},"source":"x","notices":[],"more":1}'],
+  ["no JSON", "{"],
+] as const) {
+  test(`package file: refuses ${what}`, async (t) => {
+    const dir = await folder(t, { "x.bento.json": text });
+    await assert.rejects(loadPackage(path.join(dir, "x.bento.json")), code("bad-package", /x\.bento\.json/));
+  });
+}
+
+test("package file: at most so many bytes", async () => {
+  const packed = { bentoPackage: 1, manifest: { name: "a", image: "deno" }, source: "", notices: [] };
+  const sized = (bytes: number) => {
+    const source = "x".repeat(bytes - JSON.stringify(packed).length);
+    return Buffer.from(JSON.stringify({ ...packed, source }));
+  };
+  parsePackageFile("a.json", sized(PACKAGE_FILE_BYTES_MAX));
+  assert.throws(
+    () => parsePackageFile("a.json", sized(PACKAGE_FILE_BYTES_MAX + 1)),
+    code("bad-package", /at most/),
+  );
 });

@@ -1,6 +1,6 @@
-// FN on the command line -> what is sent to a box: a folder, a file, or the name of a bundled function. TypeScript
-// and JavaScript are bundled into one readable text, with npm and relative imports inlined and the function API
-// left to the runner; Python goes as it is (docs/spec/wire.md 2.2). The author's files are trusted, not the box.
+// FN on the command line -> what is sent to a box: a folder, a file, a package file, or the name of a bundled function.
+// TypeScript and JavaScript are bundled into one readable text, with npm and relative imports inlined and the function
+// API left to the runner; Python goes as it is (docs/spec/wire.md 2.2). The author's files are trusted, not the box.
 
 import { readdir, readFile, stat } from "node:fs/promises";
 import path from "node:path";
@@ -10,20 +10,22 @@ import { BentoError, messageOf, systemCode } from "../base/errors.ts";
 import { Limits } from "../wire/limits.ts";
 import { type ManifestInput, parseManifest } from "../wire/manifest.ts";
 import { type PackageInput, sourceHash } from "../wire/package.ts";
+import { bundle, type Notice } from "./bundle.ts";
 import { nearest } from "./nearest.ts";
+import { parsePackageFile } from "./package-file.ts";
 
 /** Functions that come with Bento. */
-export const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
+const FUNCTIONS_DIR = fileURLToPath(new URL("../../functions", import.meta.url));
 
-const ENTRY_FILES = ["function.ts", "function.js", "function.mjs", "function.py"] as const;
+export const ENTRY_FILES: readonly string[] = ["function.ts", "function.js", "function.mjs", "function.py"];
 const SOURCE_KINDS: Readonly<Record<string, "deno" | "python">> = {
   ".ts": "deno",
   ".js": "deno",
   ".mjs": "deno",
   ".py": "python",
 };
-/** Under these names a function may import its API; the runner knows the last one. */
-const API_NAMES = /^(#bento\/function|bento-tor\/function|bento\/function)$/;
+/** What `bento fn pack` writes. */
+export const PACKAGE_FILE = ".json";
 
 export interface LoadedPackage {
   readonly package: PackageInput;
@@ -33,8 +35,12 @@ export interface LoadedPackage {
   /** As it is sent: bytes of the package as JSON, and what names the code. */
   readonly bytes: number;
   readonly sourceHash: string;
-  /** Files that were bundled into the source, the entry first. */
+  /** Files that were bundled into the source, relative to the function's folder, the entry first. */
   readonly inputs: readonly string[];
+  /** From places in the source to places in `inputs`; undefined where the source is the file itself. */
+  readonly sourceMap?: string | undefined;
+  /** What a package file says of the code of others in it; undefined for what is no package file. */
+  readonly notices?: readonly Notice[] | undefined;
 }
 
 /** Loads FN. Throws BentoError "usage" when there is no such function, "bad-package" or "bad-manifest" otherwise. */
@@ -44,9 +50,13 @@ export async function loadPackage(
 ): Promise<LoadedPackage> {
   const found = await locate(fn, options.functionsDir ?? FUNCTIONS_DIR);
   const manifestFile = options.manifest ?? found.manifest;
+  if (path.extname(found.source) === PACKAGE_FILE) return loadPackageFile(found.source, options.manifest);
   const kind = SOURCE_KINDS[path.extname(found.source)];
   if (!kind) {
-    throw new BentoError("usage", `Cannot use ${found.source}: expected a .ts, .js or .py file`);
+    throw new BentoError(
+      "usage",
+      `Cannot use ${found.source}: expected a .ts, .js or .py file, or a package file`,
+    );
   }
   const input =
     manifestFile === undefined ? defaultManifest(found.source, kind) : await readManifest(manifestFile);
@@ -57,23 +67,39 @@ export async function loadPackage(
       `Cannot use ${found.source}: the manifest says image "${manifest.image}", the file is for "${kind}"`,
     );
   }
-  const { source, inputs } = kind === "python" ? await readPython(found.source) : await bundle(found.source);
-  const loaded = { manifest: input, source };
+  await read(found.source);
+  const text = kind === "python" ? await readPython(found.source) : await bundle(found.source);
+  const files = { source: found.source, manifest: manifestFile };
+  return { ...measured({ manifest: input, source: text.source }, files), ...text };
+}
+
+async function loadPackageFile(file: string, manifestFile: string | undefined): Promise<LoadedPackage> {
+  const { manifest, source, notices } = parsePackageFile(file, await read(file));
+  const input = manifestFile === undefined ? (manifest as ManifestInput) : await readManifest(manifestFile);
+  const files = { source: file, manifest: manifestFile ?? file };
+  return { ...measured({ manifest: input, source }, files), inputs: [path.basename(file)], notices };
+}
+
+/** What is known of a package without asking anybody. */
+function measured(input: PackageInput, files: LoadedPackage["files"]): Omit<LoadedPackage, "inputs"> {
+  const manifest = parseManifest(input.manifest);
+  // `$schema` is for the author's editor, and may name a file of this machine.
+  const { $schema: _, ...sent } = input.manifest;
+  const loaded = { manifest: sent, source: input.source };
   const bytes = Buffer.byteLength(JSON.stringify(loaded));
   if (bytes > Limits.packageBytesMax) {
     throw new BentoError(
       "bad-package",
-      `Cannot send ${found.source}: ${bytes} bytes with what it imports, at most ${Limits.packageBytesMax}`,
+      `Cannot send ${files.source}: ${bytes} bytes with what it imports, at most ${Limits.packageBytesMax}`,
       { advice: "Import less, or let the function fetch data at the box." },
     );
   }
   return {
     package: loaded,
     name: manifest.name,
-    files: { source: found.source, manifest: manifestFile },
+    files,
     bytes,
-    sourceHash: sourceHash({ manifest, source }),
-    inputs,
+    sourceHash: sourceHash({ manifest, source: loaded.source }),
   };
 }
 
@@ -91,12 +117,13 @@ export async function bundledFunctions(functionsDir: string = FUNCTIONS_DIR): Pr
   }
 }
 
-interface Located {
+export interface Located {
   readonly source: string;
   readonly manifest: string | undefined;
 }
 
-async function locate(fn: string, functionsDir: string): Promise<Located> {
+/** The files of FN, without reading them. Throws like `loadPackage`. */
+export async function locate(fn: string, functionsDir: string = FUNCTIONS_DIR): Promise<Located> {
   const here = await kindOf(fn);
   if (here === "file") {
     // A manifest beside `function.*` is that function's; beside any other file it may be something else's.
@@ -173,62 +200,11 @@ async function readPython(file: string): Promise<{ source: string; inputs: strin
   const bytes = await read(file);
   try {
     const source = fromUtf8(bytes);
-    if (source.trim() !== "") return { source, inputs: [file] };
+    if (source.trim() !== "") return { source, inputs: [path.basename(file)] };
   } catch (cause) {
     throw new BentoError("bad-package", `Cannot read ${file}: it is not UTF-8 text`, { cause });
   }
   throw new BentoError("bad-package", `Cannot use ${file}: it is empty`);
-}
-
-async function bundle(file: string): Promise<{ source: string; inputs: string[] }> {
-  await read(file);
-  const esbuild = await import("esbuild");
-  try {
-    const result = await esbuild.build({
-      entryPoints: [path.resolve(file)],
-      // Names of files go into the text: they are relative to the function, and tell the box nothing of this machine.
-      absWorkingDir: path.dirname(path.resolve(file)),
-      bundle: true,
-      write: false,
-      metafile: true,
-      format: "esm",
-      platform: "neutral",
-      mainFields: ["module", "main"],
-      conditions: ["deno", "worker", "import"],
-      target: "es2024",
-      charset: "utf8",
-      legalComments: "none",
-      logLevel: "silent",
-      plugins: [
-        {
-          name: "function-api",
-          setup(build) {
-            build.onResolve({ filter: API_NAMES }, () => ({ path: "bento/function", external: true }));
-            build.onResolve({ filter: /^node:/ }, ({ path: name }) => ({ path: name, external: true }));
-          },
-        },
-      ],
-    });
-    // Bundles begin with the name of a file. Deno takes 1.6 ms longer to import a module that begins with a comment.
-    const source = (result.outputFiles[0]?.text ?? "").replace(/^\/\/ .*\n/, "");
-    return { source, inputs: Object.keys(result.metafile.inputs).toReversed() };
-  } catch (cause) {
-    throw new BentoError("bad-package", `Cannot bundle ${file}: ${bundleErrors(cause)}`, {
-      cause,
-      advice:
-        "A function is sent as one text: install what it imports with npm, or import it by a relative path.",
-    });
-  }
-}
-
-/** `path:line: text` of the first errors that esbuild found. */
-function bundleErrors(cause: unknown): string {
-  const errors: unknown = cause instanceof Error ? Reflect.get(cause, "errors") : undefined;
-  if (!Array.isArray(errors)) return messageOf(cause);
-  return (errors as { text: string; location: { file: string; line: number } | null }[])
-    .slice(0, 3)
-    .map(({ text, location }) => (location ? `${location.file}:${location.line}: ${text}` : text))
-    .join("; ");
 }
 
 async function read(file: string): Promise<Uint8Array> {

@@ -11,7 +11,7 @@ import { BoxError, errorOfProblem } from "../wire/error-code.ts";
 import { Limits } from "../wire/limits.ts";
 import { type Attached, decodeBoxFrame, encodeClientFrame } from "../wire/session-frame.ts";
 import { type InstanceId, parseInstanceId } from "../wire/token.ts";
-import type { Link } from "./link.ts";
+import { inputFrames, type Link } from "./link.ts";
 
 /** Output held here until it is read; beyond it the circuit's own flow control makes the box wait. */
 const OUTPUT_WINDOW_BYTES = 512 * 1024;
@@ -20,7 +20,7 @@ const ACK_BYTES = 64 * 1024;
 /** Pauses before each attempt to attach again. After the last failure the session ends with its error. */
 const RESUME_DELAYS_MS = [250, 1000, 2000, 4000, 8000, 16_000] as const;
 /** Largest message that iteration puts together; longer ones must be read with `chunks()`. */
-export const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
+const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
 
 /** A piece of output. `offset` counts bytes since the instance began; `last` ends a message. */
 export interface OutputChunk {
@@ -48,6 +48,8 @@ export interface SessionOptions {
   /** Opens another connection to the instance, from `offset`. */
   readonly reattach: (instance: InstanceId, offset: number, signal: AbortSignal) => Promise<Link>;
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
+  /** Acknowledge after every ACK_BYTES and never sooner: then what goes up does not show how fast output is consumed. */
+  readonly steadyAcks?: boolean | undefined;
 }
 
 /** Reads the first frame of a link. Throws the box's problem, or ProtocolError. */
@@ -159,10 +161,12 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
       );
     }
     const link = await this.#currentLink();
-    for (let at = 0; at === 0 || at < bytes.length; at += Limits.fragmentBytesMax) {
-      const end = Math.min(at + Limits.fragmentBytesMax, bytes.length);
-      await this.#write(link, { kind: "input", bytes: bytes.subarray(at, end), last: end === bytes.length });
-    }
+    for (const frame of inputFrames(bytes)) await this.#write(link, frame);
+  }
+
+  /** One piece of a message, at most Limits.fragmentBytesMax: for those who pass messages on. Throws as `send` does. */
+  async sendFragment(bytes: Uint8Array, last: boolean): Promise<void> {
+    await this.#write(await this.#currentLink(), { kind: "input", bytes, last });
   }
 
   /** No more messages: the function's iteration over its input ends. */
@@ -216,7 +220,8 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
 
   #acknowledge(): void {
     const owed = this.#consumed - this.#acknowledged;
-    if (this.#ended || owed === 0 || (owed < ACK_BYTES && this.#output.cost > 0)) return;
+    const isSoon = owed > 0 && this.#output.cost === 0 && !this.#options.steadyAcks;
+    if (this.#ended || (owed < ACK_BYTES && !isSoon)) return;
     const offset = this.#consumed;
     this.#acknowledged = offset;
     this.#link

@@ -81,6 +81,8 @@ export interface Env {
   readonly storage?: Storage;
   /** Tor's circuits, streams and onion services, behind a filter. Manifest: `tor`. */
   readonly tor?: Tor;
+  /** Functions that this function deploys and uses, on this box and on others. Manifest: `bento`. */
+  readonly bento?: Bento;
   /** Facts about the box. Manifest: `box`. */
   readonly box?: Box;
   /** This function, as the box keeps it. */
@@ -123,14 +125,19 @@ export interface Connection {
 
 /**
  * Values by key. Keys are 1 to 512 bytes of UTF-8. A value is stored whole or not at all, and can be read until
- * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key" or
- * "disk-full".
+ * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key",
+ * "storage-exists" or "disk-full".
  */
 export interface Storage {
-  /** Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. */
+  /**
+   * Stores `value` under `key`, in place of what was there. Resolves with its size once it can be read back. With
+   * `create` only where nothing was there: of several instances that create one key, exactly one succeeds, the
+   * others get "storage-exists".
+   */
   put(
     key: string,
     value: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options?: { readonly create?: boolean },
   ): Promise<{ readonly bytes: number }>;
   /** The value from byte `offset` on; undefined when there is no such key. */
   get(key: string, options?: { readonly offset?: number }): Promise<StoredValue | undefined>;
@@ -318,7 +325,8 @@ export interface TorDirectory {
 export interface TorRelay {
   readonly fingerprint: string;
   readonly nickname: string;
-  readonly address: string;
+  /** IPv4, then IPv6 where it has one. */
+  readonly addresses: readonly string[];
   readonly orPort: number;
   readonly flags: readonly string[];
   /** Consensus weight. */
@@ -327,4 +335,121 @@ export interface TorRelay {
   readonly exit: { readonly kind: "accept" | "reject"; readonly ports: string } | null;
   /** Two lower-case letters; null where the box's tor does not know. */
   readonly country: string | null;
+}
+
+/** What is deployed: a manifest (docs/spec/policy.md 3) and one source text. */
+export interface Package {
+  readonly manifest: {
+    readonly name: string;
+    readonly image: "deno" | "python";
+    readonly [field: string]: Json;
+  };
+  readonly source: string;
+}
+
+/** One rule of a box's policy that a manifest breaks; `wanted` and `limit` are for people. */
+export interface Refusal {
+  readonly rule: string;
+  readonly wanted: string;
+  readonly limit: string;
+}
+
+/**
+ * Functions on boxes, from inside a function. A box is named by its address (`….onion`, `host:port`) or by "self",
+ * this box; other boxes are always reached through Tor, over circuits of this function's own.
+ *
+ * Everything counts against this function's grant, all its instances together, as long as it is installed: functions
+ * deployed, invocations, bytes of packages, arguments and messages both ways, and 4 KiB for each call. A package that
+ * may deploy functions itself costs what its own manifest asks for as well, and must ask for a smaller `depth`.
+ *
+ * Methods reject with an Error that has a `code`:
+ * - "bento-refused": the grant does not name this box;
+ * - "bento-budget": functions, invocations or bytes are used up; "bento-limit": too much at once;
+ * - "bento-depth": the package's manifest asks for a depth that this function cannot hand on;
+ * - what the far box answers: "policy-refused" (with `refusals`, see Refusal), "bad-token", "box-full",
+ *   "too-many-instances", "bad-manifest", "store-closed", ...
+ * - "box-unreachable", "box-timeout": Tor did not get there, or no answer came; "bad-answer", "integrity": what came
+ *   is not what a box may say;
+ * - "input-lost": a connection broke while a message was on its way.
+ */
+export interface Bento {
+  /** What the box says of itself: name, relay fingerprint, whether it starts functions, ... Its own claims. */
+  info(box: string): Promise<{ readonly [name: string]: Json }>;
+  /** What the box grants (docs/spec/policy.md 2). */
+  policy(box: string): Promise<{ readonly [name: string]: Json }>;
+  /**
+   * Installs a function. It is independent: it lives as long as its manifest says and the box allows, whatever becomes
+   * of this instance; whoever has its tokens may invoke it and shut it down. With `linked`, this box shuts it down
+   * when this instance ends, however it ends (not when this box itself dies).
+   */
+  deploy(box: string, pack: Package, options?: { readonly linked?: boolean }): Promise<Deployment>;
+  /**
+   * Starts an instance and attaches: of a package, which is installed first (`session.deployment` has its tokens), or
+   * of the function with this invocation token. Arguments larger than about 60 KiB as JSON go as messages instead.
+   * With `linked`, this box ends the instance (of a package: the function) when this instance ends.
+   */
+  run(
+    box: string,
+    what: Package | { readonly token: string },
+    options?: { readonly args?: readonly Json[]; readonly call?: string; readonly linked?: boolean },
+  ): Promise<FarSession>;
+  /** Starts an instance without attaching. Resolves with its id, for `open` and `close`. */
+  exec(
+    box: string,
+    token: string,
+    options?: { readonly args?: readonly Json[]; readonly call?: string },
+  ): Promise<string>;
+  /** Attaches to an instance, from byte `offset` of its output on, or from the first that is still there. */
+  open(box: string, instance: string, options?: { readonly offset?: number }): Promise<FarSession>;
+  /** Ends an instance. Whether it still ran. */
+  close(box: string, instance: string): Promise<boolean>;
+  /** Ends a function by its shutdown token: instances, storage, tokens. How many instances were ended. */
+  shutdown(box: string, token: string): Promise<number>;
+}
+
+/** A function that was installed, with everything that is needed to use it, from anywhere. */
+export interface Deployment {
+  /** The address as it was understood, "self" for this box. */
+  readonly box: string;
+  readonly name: string;
+  /** Capability to invoke it; may be shared. */
+  readonly invocationToken: string;
+  /** Capability to end it. */
+  readonly shutdownToken: string;
+  /** When the box deletes it: Unix milliseconds. */
+  readonly expiresAt: number;
+  /** SHA-256 of image and source, hexadecimal. The box says it, and it was compared with what was sent. */
+  readonly sourceHash: string;
+  readonly grant: { readonly [name: string]: Json };
+}
+
+/** How an instance ended. */
+export type Outcome =
+  | { readonly kind: "returned" }
+  | { readonly kind: "failed"; readonly name: string; readonly message: string; readonly traceback: string }
+  | { readonly kind: "killed"; readonly reason: string; readonly detail?: string };
+
+/**
+ * A session with an instance of another function. Iterating takes its messages one by one, and ends when it has
+ * ended; it throws when the session broke for good. A far function that is not read from waits. When a connection breaks,
+ * the box attaches again by itself; `interruptions` counts that.
+ */
+export interface FarSession extends AsyncIterable<Uint8Array>, AsyncDisposable {
+  readonly instance: string;
+  /** The tokens of what `run` installed. */
+  readonly deployment: Deployment | undefined;
+  /** Output bytes read so far, since the instance began: where to `open` it again. */
+  readonly offset: number;
+  /** How often a broken connection was replaced. A message sent shortly before may not have arrived. */
+  readonly interruptions: number;
+  /** How the instance ended. Comes when all messages have been read; rejects when the session broke or was left. */
+  readonly ended: Promise<Outcome>;
+  /** Sends one message, at most 1 MiB. Resolves when there is room for the next. */
+  send(message: Uint8Array | string): Promise<void>;
+  /** No more messages: the far function's iteration over its input ends. */
+  endInput(): Promise<void>;
+  /** Leaves. The far instance goes on. */
+  detach(): Promise<void>;
+  /** Ends the far instance. Whether it still ran. */
+  close(): Promise<boolean>;
 }

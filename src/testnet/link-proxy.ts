@@ -18,9 +18,9 @@ export interface LinkProxyOptions extends LinkShape {
 }
 
 /** Columns of a trace, separated by tabs. `direction` is seen from the relay; times are of arrival at the proxy. */
-export const TRACE_HEADER = "unixMs\trelay\tpeer\tconnection\tdirection\tbytes\n";
+const TRACE_HEADER = "unixMs\trelay\tpeer\tconnection\tdirection\tbytes\n";
 /** A trace ends here: a day of a busy relay, and not the whole disk. */
-export const TRACE_BYTES_MAX = 1_073_741_824;
+const TRACE_BYTES_MAX = 1_073_741_824;
 /** Bytes in one delay queue beyond what the link itself holds in flight. */
 export const QUEUE_SLACK_BYTES = 262_144;
 /** In flight at most where the rate is not limited: 200 ms at 10 Gbit/s would be 250 MB per link. */

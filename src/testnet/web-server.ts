@@ -133,7 +133,7 @@ export class WebServer implements AsyncDisposable {
 }
 
 /** Of the paths asked for, the latest are kept. */
-export const REQUESTS_KEPT = 1000;
+const REQUESTS_KEPT = 1000;
 
 async function fileAt(folder: string, path: string): Promise<{ path: string; bytes: number } | undefined> {
   let name: string;

@@ -11,7 +11,7 @@ import { type Reply, ReplyParser } from "./control-reply.ts";
 export type ControlAddress = { readonly host: string; readonly port: number } | { readonly path: string };
 
 /** Commands whose replies are outstanding. Ours never exceed dozens: more means that tor has stalled. */
-export const COMMANDS_PENDING_MAX = 1000;
+const COMMANDS_PENDING_MAX = 1000;
 
 interface Pending {
   readonly resolve: (reply: Reply) => void;

@@ -6,7 +6,7 @@ import { concat } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
 
 /** Bounds on what a control port may send. Bytes unless named otherwise. */
-export const REPLY_LIMITS = {
+const REPLY_LIMITS = {
   /** One line. The longest real ones are exit policies and `GETINFO` path lists, a few KiB. */
   lineBytesMax: 65_536,
   /** One whole reply: `GETINFO ns/all` of the public network takes about 4 MiB, all descriptors about 25. */

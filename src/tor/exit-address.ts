@@ -10,16 +10,8 @@ import { BentoError } from "../base/errors.ts";
 import { formatIp, parseIp } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import type { StreamEvent } from "./control-event.ts";
-import {
-  acceptsPort,
-  isUsable,
-  type ListedRelay,
-  parseExitSummary,
-  parseGuards,
-  parseRelays,
-  pickByBandwidth,
-  subnetOf,
-} from "./relay-list.ts";
+import { choosePath } from "./exit-path.ts";
+import { acceptsPort, parseExitSummary } from "./relay-list.ts";
 import { type Isolation, type SocksAddress, socksConnect } from "./socks.ts";
 
 export interface ExitTarget {
@@ -39,6 +31,20 @@ interface Circuit {
 const CIRCUITS_MAX = 32;
 /** Tries at building a circuit before giving up: each takes another middle relay. */
 const BUILDS_MAX = 3;
+/** Tries at getting a stream of ours from tor: see #connectAttached. */
+const ATTACHES_MAX = 10;
+/** SOCKS user names of streams that a dialer waits for, in this process or another: nobody else places them. */
+const USER_PREFIX = "exit-address-";
+
+type ConnectOptions = Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array };
+
+/** A stream of ours that waits for its circuit. */
+interface Waiting {
+  readonly circuitId: string;
+  readonly abort: AbortController;
+  /** Whether it was on its circuit: what goes wrong from then on is the circuit's or the relay's doing. */
+  isPlaced: boolean;
+}
 
 export class ExitAddressDialer implements AsyncDisposable {
   readonly #control: ControlClient;
@@ -48,7 +54,7 @@ export class ExitAddressDialer implements AsyncDisposable {
   /** Tells of circuits that close; there from the first circuit on. */
   #watch: Promise<AsyncDisposable> | undefined;
   /** Streams of ours that wait for their circuit, by SOCKS user name. */
-  readonly #waiting = new Map<string, { circuitId: string; reject: (error: unknown) => void }>();
+  readonly #waiting = new Map<string, Waiting>();
   #unattached: Promise<AsyncDisposable> | undefined;
   #unattachedUsers = 0;
 
@@ -65,10 +71,7 @@ export class ExitAddressDialer implements AsyncDisposable {
    * A stream to the target, whose last relay is the target's. Streams with different isolation never share a circuit.
    * Throws BentoError `tor-circuit-failed`, `tor-bad-address` or one of SOCKS.
    */
-  async connect(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
+  async connect(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
     const address = parseIp(target.address);
     if (!address || !/^[0-9A-Fa-f]{40}$/u.test(target.fingerprint))
       throw new BentoError(
@@ -107,22 +110,26 @@ export class ExitAddressDialer implements AsyncDisposable {
     return summary !== undefined && acceptsPort(summary, port);
   }
 
-  async #connectMapped(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
-    // A name of its own per call: another caller's mapping can neither be seen nor removed.
-    const name = `${randomBytes(10).toString("hex")}.exit-address.invalid`;
-    await this.#control.mapAddress(name, `${target.address}.${target.fingerprint}.exit`, options);
-    try {
-      return await socksConnect({
+  async #connectMapped(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
+    return this.#underName(target, options, async (host) =>
+      socksConnect({
         proxy: this.#proxy,
-        host: name,
+        host,
         port: target.port,
         isolation: options.isolation,
         optimisticData: options.optimisticData,
         signal: options.signal,
-      });
+      }),
+    );
+  }
+
+  /** A name that tor itself will take to the target relay and nowhere else, for as long as `use` runs. */
+  async #underName(target: ExitTarget, wait: Wait, use: (host: string) => Promise<Duplex>): Promise<Duplex> {
+    // A name of its own per call: another caller's mapping can neither be seen nor removed.
+    const name = `${randomBytes(10).toString("hex")}.exit-address.invalid`;
+    await this.#control.mapAddress(name, `${target.address}.${target.fingerprint}.exit`, wait);
+    try {
+      return await use(name);
     } finally {
       await this.#control.mapAddress(name, name).catch(() => {
         // The connection to tor was lost, and the mapping with it matters no more.
@@ -130,34 +137,44 @@ export class ExitAddressDialer implements AsyncDisposable {
     }
   }
 
-  async #connectAttached(
-    target: ExitTarget,
-    options: Wait & { readonly isolation: Isolation; readonly optimisticData?: Uint8Array },
-  ): Promise<Duplex> {
+  /**
+   * Another program that leaves streams unattached (a second command of ours, say) may end that for both of us in between.
+   * Tor then refuses our stream, since the name is good for the target alone: nothing goes elsewhere, and we ask again.
+   */
+  async #connectAttached(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
     const circuit = await this.#circuitTo(target, options);
-    const username = `exit-address-${randomBytes(10).toString("hex")}`;
-    const abort = new AbortController();
-    this.#waiting.set(username, {
-      circuitId: circuit.id,
-      reject: (error) => {
-        abort.abort(error);
-      },
-    });
+    for (let attempt = 1; ; attempt++) {
+      const stream: Waiting = { circuitId: circuit.id, isPlaced: false, abort: new AbortController() };
+      try {
+        return await this.#connectOver(stream, target, options);
+      } catch (error) {
+        options.signal?.throwIfAborted();
+        if (!stream.isPlaced && attempt < ATTACHES_MAX) continue;
+        // It may have been the circuit: the next stream gets a new one.
+        this.#circuits.delete(circuit.isolationKey);
+        await this.#close(circuit.id);
+        throw error;
+      }
+    }
+  }
+
+  async #connectOver(stream: Waiting, target: ExitTarget, options: ConnectOptions): Promise<Duplex> {
+    const username = `${USER_PREFIX}${randomBytes(10).toString("hex")}`;
+    this.#waiting.set(username, stream);
     await this.#holdUnattached(options);
     try {
-      return await socksConnect({
-        proxy: this.#proxy,
-        host: target.address,
-        port: target.port,
-        isolation: { username, password: "x" },
-        optimisticData: options.optimisticData,
-        signal: options.signal ? AbortSignal.any([options.signal, abort.signal]) : abort.signal,
-      });
-    } catch (error) {
-      // It may have been the circuit: the next stream gets a new one.
-      this.#circuits.delete(circuit.isolationKey);
-      await this.#close(circuit.id);
-      throw error;
+      return await this.#underName(target, options, async (host) =>
+        socksConnect({
+          proxy: this.#proxy,
+          host,
+          port: target.port,
+          isolation: { username, password: "x" },
+          optimisticData: options.optimisticData,
+          signal: options.signal
+            ? AbortSignal.any([options.signal, stream.abort.signal])
+            : stream.abort.signal,
+        }),
+      );
     } finally {
       this.#waiting.delete(username);
       await this.#releaseUnattached();
@@ -271,11 +288,12 @@ export class ExitAddressDialer implements AsyncDisposable {
   /** Attaches a stream of ours to its circuit, hands any other back to tor. */
   async #place(event: StreamEvent): Promise<void> {
     if (!["NEW", "NEWRESOLVE", "DETACHED", "CONTROLLER_WAIT"].includes(event.status)) return;
-    const ours = this.#waiting.get(event.socksUsername ?? "");
+    const { socksUsername } = event;
+    const ours = this.#waiting.get(socksUsername ?? "");
     try {
       if (ours && event.status === "DETACHED")
-        // Tor would look for another exit, and no other will do.
-        ours.reject(
+        // Tor would look for another circuit, and no other will do.
+        ours.abort.abort(
           new BentoError(
             "tor-exit-refused",
             `Cannot connect to ${event.target}: the relay refused (${event.remoteReason ?? event.reason ?? "no reason given"})`,
@@ -284,41 +302,14 @@ export class ExitAddressDialer implements AsyncDisposable {
             },
           ),
         );
-      else if (ours && event.status === "NEW")
+      else if (ours && event.status === "NEW") {
         await this.#control.attachStream(event.streamId, ours.circuitId);
-      else if (!ours) await this.#control.attachStream(event.streamId, "0");
+        ours.isPlaced = true;
+      } else if (!ours && !socksUsername?.startsWith(USER_PREFIX))
+        await this.#control.attachStream(event.streamId, "0");
     } catch (error) {
       // A foreign stream that tor attached before us, or that has gone (552, 555), is no concern of ours.
-      ours?.reject(error);
+      ours?.abort.abort(error);
     }
   }
-}
-
-/** A guard of tor's own, a middle relay by bandwidth, the target: three hops, no two in one /16 where tor wants that. */
-async function choosePath(control: ControlClient, target: string, wait: Wait): Promise<string[]> {
-  const info = await control.getInfo(["entry-guards", "ns/all"], wait);
-  const conf = await control.getConf(["EnforceDistinctSubnets"], wait);
-  const isDistinct = conf.EnforceDistinctSubnets[0] !== "0";
-  const relays = parseRelays(info["ns/all"]).filter(isUsable);
-  const last = relays.find(({ fingerprint }) => fingerprint === target);
-  const isApart = (one: ListedRelay, other: ListedRelay | undefined) =>
-    one.fingerprint !== other?.fingerprint &&
-    (!isDistinct || other === undefined || subnetOf(one.address) !== subnetOf(other.address));
-  // Tor's guards protect against a first relay that changes all the time; a guard of our own choice would undo that.
-  const guard = parseGuards(info["entry-guards"])
-    .map((fingerprint) => relays.find((relay) => relay.fingerprint === fingerprint))
-    .find((relay) => relay !== undefined && relay.fingerprint !== target && isApart(relay, last));
-  if (!guard) throw noPath("none of Tor's guards is usable with this relay");
-  const middles = relays.filter(
-    (relay) => relay.fingerprint !== target && isApart(relay, guard) && isApart(relay, last),
-  );
-  const middle = pickByBandwidth(middles);
-  if (!middle) throw noPath("no relay is left for the middle");
-  return [guard.fingerprint, middle.fingerprint, target];
-}
-
-function noPath(why: string): BentoError {
-  return new BentoError("tor-circuit-failed", `Cannot build circuit: ${why}`, {
-    advice: "Try again in a minute, or use the box's onion address.",
-  });
 }

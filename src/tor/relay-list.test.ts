@@ -15,7 +15,7 @@ test("parseRelays: entries with and without digest, entries that cannot be read 
   assert.deepEqual(first, {
     fingerprint: "70C3DE140F419B205D17B9568F56BEB565D31FE7",
     nickname: "a0",
-    address: "127.1.1.1",
+    addresses: ["127.1.1.1"],
     orPort: 21001,
     flags: ["Exit", "Fast", "Running", "Valid"],
     bandwidth: 10000,

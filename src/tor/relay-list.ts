@@ -3,13 +3,14 @@
 // Spec: dir-spec 3.4.1 (router status entries), 3.3 and 5.2 (microdescriptors), control-spec 3.9 (ns/all, entry-guards).
 
 import { randomInt } from "node:crypto";
+import { inRange, parseIp, range } from "../base/ip-address.ts";
 
 export interface ListedRelay {
   /** 40 hex digits, upper case. */
   readonly fingerprint: string;
   readonly nickname: string;
-  /** IPv4, as text. */
-  readonly address: string;
+  /** IPv4, then IPv6 where it has one, as text. */
+  readonly addresses: readonly string[];
   readonly orPort: number;
   readonly flags: readonly string[];
   /** Consensus weight; kilobytes a second where nobody measured. */
@@ -23,6 +24,7 @@ const RELAYS_MAX = 100_000;
 
 // Sample of ns/all:
 //   r a0 cMPeFA9BmyBdF7lWj1a+tWXTH+c xVdM..(27) 2026-11-20 19:25:40 127.1.1.1 21001 0
+//   a [2001:db8::1]:9001
 //   s Exit Fast Guard HSDir Running Stable V2Dir Valid
 //   w Bandwidth=10000
 /** Entries that cannot be read are left out. */
@@ -34,12 +36,13 @@ export function parseRelays(text: string): ListedRelay[] {
         entry,
       );
     if (!r || relays.length >= RELAYS_MAX) continue;
+    const ipv6 = /^a \[([0-9a-fA-F:.]+)\]:/mu.exec(entry)?.[1];
     relays.push({
       fingerprint: Buffer.from(r[2] ?? "", "base64")
         .toString("hex")
         .toUpperCase(),
       nickname: r[1] ?? "",
-      address: r[4] ?? "",
+      addresses: [r[4] ?? "", ...(ipv6 === undefined ? [] : [ipv6])],
       orPort: Number(r[5]),
       flags: /^s (.*)$/mu.exec(entry)?.[1]?.split(" ") ?? [],
       bandwidth: Number(/^w Bandwidth=([0-9]+)/mu.exec(entry)?.[1] ?? 0),
@@ -82,9 +85,20 @@ export function acceptsPort({ kind, ports }: ExitSummary, port: number): boolean
   return (kind === "accept") === isListed;
 }
 
-/** The /16 of an IPv4 address: tor takes no two relays of one for a circuit. */
-export function subnetOf(address: string): string {
-  return address.split(".", 2).join(".");
+/** Whether both lie in one /16, or IPv6 /32: tor takes no two such relays for a circuit. */
+export function shareSubnet(
+  one: Pick<ListedRelay, "addresses">,
+  other: Pick<ListedRelay, "addresses">,
+): boolean {
+  return one.addresses.some((text) => {
+    const address = parseIp(text);
+    if (!address) return false;
+    const subnet = range(address, address.version === 4 ? 16 : 32);
+    return other.addresses.some((otherText) => {
+      const otherAddress = parseIp(otherText);
+      return otherAddress !== undefined && inRange(otherAddress, subnet);
+    });
+  });
 }
 
 /** One of them, more often the more bandwidth it has; undefined of none. */

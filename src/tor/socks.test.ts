@@ -1,19 +1,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { request } from "node:http";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import test from "node:test";
 import * as fc from "fast-check";
 import { BentoError } from "../base/errors.ts";
-import {
-  encodeRequest,
-  SOCKS_REPLY_BYTES_MAX,
-  SocksReply,
-  socksConnect,
-  socksConnector,
-  socksFailure,
-} from "./socks.ts";
+import { encodeRequest, SOCKS_REPLY_BYTES_MAX, SocksReply, socksConnect, socksFailure } from "./socks.ts";
 
 const isolation = { username: "u", password: "p" };
 const OK = [5, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -168,24 +160,4 @@ test("socksConnect: many bytes both ways arrive whole", async () => {
   const chunks: Uint8Array[] = [];
   for await (const chunk of stream) chunks.push(chunk as Uint8Array);
   assert.ok(Buffer.concat(chunks).equals(sent));
-});
-
-test("socksConnector: an HTTP request head travels with the SOCKS request", async () => {
-  const seen = Promise.withResolvers<Buffer>();
-  await using proxy = await proxyFor((socket) => {
-    socket.once("data", (bytes: Buffer) => {
-      seen.resolve(bytes);
-      socket.end(Buffer.from([5, 0, ...OK, ...Buffer.from("HTTP/1.1 204 No Content\r\n\r\n")]));
-    });
-  });
-  const call = request({
-    host: "box.onion",
-    port: 80,
-    path: "/x",
-    createConnection: socksConnector({ proxy: proxy.address }),
-  });
-  call.end();
-  const [response] = (await once(call, "response")) as [{ statusCode: number }];
-  assert.equal(response.statusCode, 204);
-  assert.match((await seen.promise).toString("latin1"), /box\.onion\0PGET \/x HTTP\/1\.1/u);
 });

@@ -157,17 +157,6 @@ export function socksStream(
 }
 
 /**
- * For node:http and WebSocket clients: `http.request({ createConnection: socksConnector({ proxy, isolation }) })`. The
- * request head travels as optimistic data. The signal covers connecting.
- */
-export function socksConnector(
-  options: Omit<SocksOptions, "host" | "port">,
-): (target: { host?: string | null | undefined; port?: number | string | null | undefined }) => Duplex {
-  return (target) =>
-    socksStream({ ...options, host: target.host ?? "", port: Number(target.port ?? 80) }).stream;
-}
-
-/**
  * The address of a name as an exit sees it (socks-extensions, RESOLVE), as text. Throws like `socksConnect`; onion
  * names have none.
  */

@@ -10,6 +10,7 @@
 // POST /v1/run           [invocation token], session frames both ways (length-prefixed, streamed)
 // POST /v1/close         instance id, Close               -> Closed
 // GET  /v1/list          shutdown token                   -> Listing
+// GET  /v1/logs?after=N&wait=MS  shutdown token           -> LogPage
 // POST /v1/shutdown      shutdown token                   -> Ended
 
 import { z } from "zod";
@@ -25,6 +26,7 @@ export const PATHS = {
   run: "/v1/run",
   close: "/v1/close",
   list: "/v1/list",
+  logs: "/v1/logs",
   shutdown: "/v1/shutdown",
 } as const;
 
@@ -160,6 +162,8 @@ export const listingSchema = z.object({
   storageBytes: z.int(),
   instances: z.array(
     z.object({
+      /** Counts the function's instances: what their log lines call them. */
+      number: z.int(),
       startedAt: z.int(),
       attached: z.boolean(),
       /** Output bytes so far, and how many of them wait for a reader. */
@@ -170,5 +174,32 @@ export const listingSchema = z.object({
   ),
 });
 export type Listing = z.infer<typeof listingSchema>;
+
+export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
+
+const logLineSchema = z.object({
+  /** Rises from line to line of a function: what to ask for the lines after it. */
+  position: z.int().nonnegative(),
+  /** When the box got it: Unix milliseconds. */
+  at: z.int(),
+  /** Number of the instance in the listing. */
+  instance: z.int(),
+  level: z.enum(LOG_LEVELS),
+  /** Whatever the function wrote: untrusted. */
+  text: z.string(),
+});
+export type LogLine = z.infer<typeof logLineSchema>;
+
+export const logPageSchema = z.object({
+  lines: z.array(logLineSchema),
+  /** Where to go on. */
+  next: z.int().nonnegative(),
+  /** Whether there are more lines now. */
+  more: z.boolean(),
+  /** Whether lines after the asked position are gone, because newer ones needed their room. */
+  missed: z.boolean(),
+});
+/** Log lines of a function's instances, oldest first. */
+export type LogPage = z.infer<typeof logPageSchema>;
 
 export const endedSchema = z.object({ instancesEnded: z.int() });

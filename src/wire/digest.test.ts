@@ -4,12 +4,14 @@ import * as fc from "fast-check";
 import { concat, utf8, view } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
 import {
+  DIGEST_END,
   DIGEST_MAGIC,
   DigestLimits,
   type DigestRecord,
   encodeContentFrames,
   FAILURE_REASONS,
   FrameDecoder,
+  paddingOf,
   paddingPlan,
   RecordDecoder,
   RecordEncoder,
@@ -150,20 +152,22 @@ test("paddingPlan: brings every length to the multiple exactly, in frames that r
   fc.assert(
     fc.property(fc.integer({ min: 4, max: 5000 }), fc.integer({ min: 0, max: 700 }), (sent, multiple) => {
       const { header, bodyBytes } = paddingPlan(sent, multiple);
-      const total = sent + header.length + bodyBytes;
-      if (multiple === 0) assert.equal(total, sent);
+      const total = sent + header.length + bodyBytes + DIGEST_END.length;
+      if (multiple === 0) assert.equal(total, sent + 1);
       else {
         assert.equal(total % multiple, 0);
-        assert.ok(total - sent < multiple);
+        assert.ok(total - sent <= multiple);
       }
       const decoder = new FrameDecoder();
       decoder.push(DIGEST_MAGIC);
       const parts = decoder.push(concat([header, new Uint8Array(bodyBytes).fill(1)]));
-      assert.ok(decoder.isAtBoundary);
+      assert.equal(decoder.isEnded, false);
       assert.equal(
         parts.reduce((count, part) => count + (part.kind === "padding" ? part.bytes : -1e9), 0),
-        total - sent,
+        total - sent - DIGEST_END.length,
       );
+      assert.deepEqual(decoder.push(DIGEST_END), [{ kind: "end" }]);
+      assert.ok(decoder.isEnded);
     }),
   );
 });
@@ -179,10 +183,11 @@ test("FrameDecoder: gives back content whatever the split and wherever padding s
       for (const one of pieces) {
         if ("content" in one) parts.push(...encodeContentFrames(one.content));
         else {
-          const { header, bodyBytes } = paddingPlan(1000 - one.padding, 1000);
+          const { header, bodyBytes } = paddingOf(one.padding);
           parts.push(header, new Uint8Array(bodyBytes));
         }
       }
+      parts.push(DIGEST_END);
       const decoder = new FrameDecoder();
       const content = split(concat(parts), cuts)
         .flatMap((chunk) => decoder.push(chunk))
@@ -191,14 +196,15 @@ test("FrameDecoder: gives back content whatever the split and wherever padding s
         content,
         pieces.flatMap((one) => ("content" in one ? [...one.content] : [])),
       );
-      assert.ok(decoder.isAtBoundary);
+      assert.ok(decoder.isEnded);
     }),
   );
 });
 
 test("FrameDecoder: refuses another magic, unknown frames and too much padding", () => {
   assert.throws(() => new FrameDecoder().push(utf8("HTTP/1.1")), ProtocolError);
-  assert.throws(() => new FrameDecoder().push(concat([DIGEST_MAGIC, Uint8Array.of(3)])), ProtocolError);
+  assert.throws(() => new FrameDecoder().push(concat([DIGEST_MAGIC, Uint8Array.of(4)])), ProtocolError);
+  assert.throws(() => new FrameDecoder().push(concat([DIGEST_MAGIC, DIGEST_END, DIGEST_END])), ProtocolError);
   const padding = (bytes: number) => {
     const header = Uint8Array.of(2, 0, 0, 0, 0);
     view(header).setUint32(1, bytes);

@@ -1,10 +1,11 @@
 // The digest: a web page with its sub-resources as one padded stream (spec/digest). Browser writes it on the box, the
 // client reads it. Everything here is pure: frames of the outer stream and records of the inner one.
 //
-//   42 44 47 01                                magic "BDG", version 1
+//   42 44 47 02                                magic "BDG", version 2
 //   01 [length u16 BE] [bytes]                 content: a piece of one brotli stream of records
 //   02 [length u32 BE] [bytes]                 padding, any bytes
 //   00                                         padding of one byte
+//   03                                         the end: last byte of the digest
 //
 // The peer is untrusted on the reading side: each decoder is bounded and throws ProtocolError.
 
@@ -32,7 +33,7 @@ export const DigestLimits = {
   paddingBytesMax: 64 * 1024 * 1024,
 } as const;
 
-export const DIGEST_MAGIC = Uint8Array.of(0x42, 0x44, 0x47, 0x01);
+export const DIGEST_MAGIC = Uint8Array.of(0x42, 0x44, 0x47, 0x02);
 
 /** Why something that the page refers to is not in the digest. */
 export const FAILURE_REASONS = [
@@ -48,6 +49,7 @@ export const FAILURE_REASONS = [
   "bad-url",
   "bad-type",
   "not-fetched",
+  "stopped",
   "other",
 ] as const;
 export type FailureReason = (typeof FAILURE_REASONS)[number];
@@ -98,6 +100,11 @@ export class RecordEncoder {
     const parts = encodeRecord(record);
     for (const part of parts) this.#hash.update(part);
     return parts;
+  }
+
+  /** Bytes of the encoded record. */
+  lengthOf(record: Exclude<DigestRecord, { kind: "end" }>): number {
+    return encodeRecord(record).reduce((sum, part) => sum + part.length, 0);
   }
 
   end(): Uint8Array {
@@ -296,9 +303,12 @@ class Fields {
   }
 }
 
-const FRAME = { filler: 0, content: 1, padding: 2 } as const;
-const CONTENT_HEADER_BYTES = 3;
+const FRAME = { filler: 0, content: 1, padding: 2, end: 3 } as const;
+/** What content costs beyond its own bytes, for each frame. */
+export const CONTENT_HEADER_BYTES = 3;
 const PADDING_HEADER_BYTES = 5;
+/** The frame that ends a digest: one byte. */
+export const DIGEST_END = Uint8Array.of(FRAME.end);
 
 /** Content frames around compressed bytes, as parts to be sent one behind the other. */
 export function encodeContentFrames(bytes: Uint8Array): Uint8Array[] {
@@ -313,13 +323,21 @@ export function encodeContentFrames(bytes: Uint8Array): Uint8Array[] {
   return parts;
 }
 
-/** What brings a stream of `bytesSent` to the next multiple of `multiple` exactly; `multiple` 0 asks for none. */
+/**
+ * What brings a stream of `bytesSent`, with the end frame behind the padding, to the next multiple of `multiple` exactly;
+ * `multiple` 0 asks for none.
+ */
 export function paddingPlan(
   bytesSent: number,
   multiple: number,
 ): { readonly header: Uint8Array; readonly bodyBytes: number } {
-  const missing = multiple === 0 ? 0 : (multiple - (bytesSent % multiple)) % multiple;
-  // Too little for a header: single filler bytes, so that no second multiple is needed.
+  const unpadded = bytesSent + DIGEST_END.length;
+  return paddingOf(multiple === 0 ? 0 : (multiple - (unpadded % multiple)) % multiple);
+}
+
+/** Padding of `missing` bytes, header included. */
+export function paddingOf(missing: number): { readonly header: Uint8Array; readonly bodyBytes: number } {
+  // Too little for a header: single filler bytes.
   if (missing < PADDING_HEADER_BYTES) return { header: new Uint8Array(missing), bodyBytes: 0 };
   const header = new Uint8Array(PADDING_HEADER_BYTES);
   header[0] = FRAME.padding;
@@ -330,7 +348,9 @@ export function paddingPlan(
 export type FramePart =
   | { readonly kind: "content"; readonly bytes: Uint8Array }
   /** `bytes` of padding arrived, of `total` that this frame announced. */
-  | { readonly kind: "padding"; readonly bytes: number; readonly total: number };
+  | { readonly kind: "padding"; readonly bytes: number; readonly total: number }
+  /** The end frame. */
+  | { readonly kind: "end" };
 
 /** Cuts the outer stream into parts as they arrive: never holds more than a header. */
 export class FrameDecoder {
@@ -339,10 +359,11 @@ export class FrameDecoder {
   #contentLeft = 0;
   #paddingLeft = 0;
   #paddingTotal = 0;
+  #isEnded = false;
 
-  /** Whether the stream may end here: not inside magic, header or frame. */
-  get isAtBoundary(): boolean {
-    return !this.#magicLeft && this.#contentLeft === 0 && this.#paddingLeft === 0 && this.#held.length === 0;
+  /** Whether the end frame has come. */
+  get isEnded(): boolean {
+    return this.#isEnded;
   }
 
   /** Throws ProtocolError. The parts are views into `chunk` where they can be. */
@@ -352,10 +373,12 @@ export class FrameDecoder {
     while (this.#step(parts)) {
       /* as long as something could be cut off */
     }
+    if (this.#isEnded && this.#held.length > 0) throw bad("bytes after the end of the digest");
     return parts;
   }
 
   #step(parts: FramePart[]): boolean {
+    if (this.#isEnded) return false;
     if (this.#magicLeft) return this.#magic();
     if (this.#contentLeft > 0) {
       const bytes = this.#held.take(Math.min(this.#contentLeft, this.#held.length));
@@ -378,7 +401,7 @@ export class FrameDecoder {
   #magic(): boolean {
     const magic = this.#held.take(DIGEST_MAGIC.length);
     if (!magic) return false;
-    if (!DIGEST_MAGIC.every((byte, at) => magic[at] === byte)) throw bad("not a digest of version 1");
+    if (!DIGEST_MAGIC.every((byte, at) => magic[at] === byte)) throw bad("not a digest of version 2");
     this.#magicLeft = false;
     return true;
   }
@@ -389,6 +412,12 @@ export class FrameDecoder {
     if (kind === FRAME.filler) {
       this.#held.take(1);
       parts.push({ kind: "padding", bytes: 1, total: 1 });
+      return true;
+    }
+    if (kind === FRAME.end) {
+      this.#held.take(1);
+      this.#isEnded = true;
+      parts.push({ kind: "end" });
       return true;
     }
     if (kind === FRAME.content) {

@@ -64,7 +64,7 @@ function info(status: number, title: string, advice: string): CodeInfo {
 }
 
 /** One rule of a policy that a manifest breaks. `wanted` and `limit` are for people. */
-export const refusalSchema = z.strictObject({
+const refusalSchema = z.strictObject({
   rule: z.string().max(100),
   wanted: z.string().max(500),
   limit: z.string().max(500),

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { type Grant, grant } from "./grant.ts";
+import { type Grant, grant, type RuleVerdict } from "./grant.ts";
 import { type Manifest, type ManifestInput, parseManifest } from "./manifest.ts";
 import type { FunctionLimits, Policy } from "./policy.ts";
 
@@ -201,4 +201,25 @@ test("grant: Tor is refused without a policy for it, beyond each number, and for
     }),
     ["tor.routines", "tor.circuits", "tor.streams", "tor.onions", "tor.extendsPerMinute", "tor.bytes"],
   );
+});
+
+test("grant: tells each rule it looked at, and refuses exactly those that do not hold", () => {
+  const told: RuleVerdict[] = [];
+  const manifest = parseManifest({
+    name: "a",
+    image: "deno",
+    memory: "64MiB",
+    cpu: "200%",
+    syscalls: ["loopback"],
+    net: { allow: ["*:443"] },
+  });
+  const result = grant(manifest, POLICY, (verdict) => told.push(verdict));
+  assert.ok(result.kind === "refused");
+  assert.deepEqual(
+    told.filter(({ holds }) => !holds).map(({ rule, wanted, limit }) => ({ rule, wanted, limit })),
+    result.refusals,
+  );
+  const asked = told.filter(({ asked }) => asked).map(({ rule }) => rule);
+  assert.deepEqual(asked.sort(), ["cpu", "image", "memory", "net", "store", "syscalls"]);
+  assert.ok(told.some(({ rule, asked }) => rule === "pids" && !asked));
 });

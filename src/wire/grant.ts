@@ -71,6 +71,18 @@ export type GrantResult =
   | { readonly kind: "granted"; readonly grant: Grant }
   | { readonly kind: "refused"; readonly refusals: readonly Refusal[] };
 
+/** One decision on the way to a grant, for people who want to see why. */
+export interface RuleVerdict {
+  readonly rule: string;
+  /** What the manifest asks for; where it leaves that open, what the function gets. */
+  readonly wanted: string;
+  /** What the policy says. */
+  readonly limit: string;
+  readonly holds: boolean;
+  /** Whether the manifest says so itself. */
+  readonly asked: boolean;
+}
+
 /** What a function gets that does not say what it needs. */
 const DEFAULTS: FunctionLimits = {
   memoryBytes: 64 * 2 ** 20,
@@ -95,10 +107,16 @@ const DEFAULT_BENTO = { invocationsPerFunction: 8, sessions: 16, bytes: 64 * 2 *
 const asCount = (value: number) => String(value);
 const asPercent = (value: number) => `${value}%`;
 
-export function grant(manifest: Manifest, policy: Policy): GrantResult {
+/** @param tell gets every rule that was looked at, those that hold included. */
+export function grant(
+  manifest: Manifest,
+  policy: Policy,
+  tell: (verdict: RuleVerdict) => void = () => undefined,
+): GrantResult {
   const refusals: Refusal[] = [];
-  const refuse = (rule: string, wanted: string, limit: string) => {
-    refusals.push({ rule, wanted, limit });
+  const judge: Judge = (rule, wanted, limit, holds = false) => {
+    tell({ rule, wanted, limit, holds, asked: true });
+    if (!holds) refusals.push({ rule, wanted, limit });
   };
   /** The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. */
   const within = (
@@ -108,9 +126,14 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
     fallback: number,
     show: (value: number) => string,
   ): number => {
-    if (wanted === undefined) return Math.min(fallback, limit);
-    if (wanted > limit) refuse(rule, show(wanted), `at most ${show(limit)}`);
-    return wanted;
+    const shown = `at most ${show(limit)}`;
+    if (wanted !== undefined) {
+      judge(rule, show(wanted), shown, wanted <= limit);
+      return wanted;
+    }
+    const value = Math.min(fallback, limit);
+    tell({ rule, wanted: show(value), limit: shown, holds: true, asked: false });
+    return value;
   };
   const members = <T extends string>(
     rule: string,
@@ -118,11 +141,12 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
     offered: readonly T[],
   ): readonly T[] => {
     const missing = wanted.filter((member) => !offered.includes(member));
-    if (missing.length > 0) refuse(rule, missing.join(", "), offered.join(", ") || "none");
+    const shown = missing.length > 0 ? missing : wanted;
+    if (shown.length > 0) judge(rule, shown.join(", "), offered.join(", ") || "none", missing.length === 0);
     return wanted;
   };
 
-  if (!policy.store) refuse("store", "a new function", "this box takes none");
+  judge("store", "a new function", policy.store ? "taken" : "this box takes none", policy.store);
   members("image", [manifest.image], policy.images);
   const max = policy.function;
   const limits: FunctionLimits = {
@@ -140,16 +164,17 @@ export function grant(manifest: Manifest, policy: Policy): GrantResult {
     syscalls: members("syscalls", manifest.syscalls, policy.syscalls),
     box: members("box", manifest.box, policy.box),
     limits,
-    ...netGrant(manifest, policy, refuse, within),
-    ...storageGrant(manifest, policy, refuse, within),
-    ...bentoGrant(manifest, policy, refuse, within),
-    ...torGrant(manifest, policy, refuse, within, members),
+    ...netGrant(manifest, policy, judge, within),
+    ...storageGrant(manifest, policy, judge, within),
+    ...bentoGrant(manifest, policy, judge, within),
+    ...torGrant(manifest, policy, judge, within, members),
   };
   return refusals.length > 0 ? { kind: "refused", refusals } : { kind: "granted", grant: granted };
 }
 
 type Members = <T extends string>(rule: string, wanted: readonly T[], offered: readonly T[]) => readonly T[];
-type Refuse = (rule: string, wanted: string, limit: string) => void;
+/** Refuses unless `holds`. */
+type Judge = (rule: string, wanted: string, limit: string, holds?: boolean) => void;
 type Within = (
   rule: string,
   wanted: number | undefined,
@@ -158,15 +183,19 @@ type Within = (
   show: (value: number) => string,
 ) => number;
 
-function netGrant(manifest: Manifest, policy: Policy, refuse: Refuse, within: Within): { net?: NetGrant } {
+function netGrant(manifest: Manifest, policy: Policy, judge: Judge, within: Within): { net?: NetGrant } {
   if (!manifest.net) return {};
   if (!policy.net) {
-    refuse("net", manifest.net.allow.join(", "), "no connections out");
+    judge("net", manifest.net.allow.join(", "), "no connections out");
     return {};
   }
   const exit = exitPolicyOf(policy.net);
   const closed = manifest.net.allow.filter((text) => !isReachable(text, exit));
-  if (closed.length > 0) refuse("net", closed.join(", "), "the relay's exit policy rejects all of it");
+  const isOpen = closed.length === 0;
+  const exits = isOpen
+    ? "accepted by the relay's exit policy, or some of it"
+    : "the relay's exit policy rejects all of it";
+  judge("net", (isOpen ? manifest.net.allow : closed).join(", "), exits, isOpen);
   return {
     net: {
       allow: manifest.net.allow,
@@ -205,12 +234,12 @@ function isReachable(destination: string, exit: ExitPolicy): boolean {
 function storageGrant(
   manifest: Manifest,
   policy: Policy,
-  refuse: Refuse,
+  judge: Judge,
   within: Within,
 ): { storage?: { bytes: number } } {
   if (!manifest.storage) return {};
   if (!policy.storage) {
-    refuse("storage", formatBytes(manifest.storage.bytes), "no storage");
+    judge("storage", formatBytes(manifest.storage.bytes), "no storage");
     return {};
   }
   return {
@@ -221,42 +250,59 @@ function storageGrant(
 function bentoGrant(
   { bento: wanted }: Manifest,
   { bento: offered }: Policy,
-  refuse: Refuse,
+  judge: Judge,
   within: Within,
 ): { bento?: BentoGrant } {
   if (!wanted) return {};
   if (!offered) {
-    refuse("bento", "deploying functions", "none");
+    judge("bento", "deploying functions", "none");
     return {};
   }
   const open = new Set(offered.boxes);
   const closed = wanted.boxes.filter((box) => !open.has(box) && (box === SELF || !open.has(ANY_BOX)));
-  if (closed.length > 0) refuse("bento.boxes", closed.join(", "), offered.boxes.join(", ") || "none");
-  const { functions } = wanted;
-  const fallback = functions * DEFAULT_BENTO.invocationsPerFunction;
-  const { sessions, bytes } = DEFAULT_BENTO;
+  const shown = closed.length > 0 ? closed : wanted.boxes;
+  judge("bento.boxes", shown.join(", "), offered.boxes.join(", ") || "none", closed.length === 0);
+  const most = bentoNeeds(wanted);
   return {
     bento: {
       boxes: wanted.boxes,
-      functions: within("bento.functions", functions, offered.functions, functions, asCount),
-      invocations: within("bento.invocations", wanted.invocations, offered.invocations, fallback, asCount),
-      sessions: within("bento.sessions", wanted.sessions, offered.sessions, sessions, asCount),
-      depth: within("bento.depth", wanted.depth, offered.depth, 1, asCount),
-      bytes: within("bento.bytes", wanted.bytes, offered.bytes, bytes, formatBytes),
+      functions: within("bento.functions", wanted.functions, offered.functions, most.functions, asCount),
+      invocations: within(
+        "bento.invocations",
+        wanted.invocations,
+        offered.invocations,
+        most.invocations,
+        asCount,
+      ),
+      sessions: within("bento.sessions", wanted.sessions, offered.sessions, most.sessions, asCount),
+      depth: within("bento.depth", wanted.depth, offered.depth, most.depth, asCount),
+      bytes: within("bento.bytes", wanted.bytes, offered.bytes, most.bytes, formatBytes),
     },
+  };
+}
+
+/** What `bento` of a manifest comes to where the policy sets no lower limit: the most that it can be granted. */
+export function bentoNeeds(wanted: NonNullable<Manifest["bento"]>): BentoGrant {
+  return {
+    boxes: wanted.boxes,
+    functions: wanted.functions,
+    invocations: wanted.invocations ?? wanted.functions * DEFAULT_BENTO.invocationsPerFunction,
+    sessions: wanted.sessions ?? DEFAULT_BENTO.sessions,
+    depth: wanted.depth,
+    bytes: wanted.bytes ?? DEFAULT_BENTO.bytes,
   };
 }
 
 function torGrant(
   { tor: wanted }: Manifest,
   { tor: offered }: Policy,
-  refuse: Refuse,
+  judge: Judge,
   within: Within,
   members: Members,
 ): { tor?: TorGrant } {
   if (!wanted) return {};
   if (!offered) {
-    refuse("tor", wanted.routines.join(", "), "none");
+    judge("tor", wanted.routines.join(", "), "none");
     return {};
   }
   const count = (name: "circuits" | "streams" | "onions" | "extendsPerMinute") =>

@@ -18,6 +18,12 @@ export const Limits = {
   guestStreamsMax: 256,
   /** Text of one line that a function logs, bytes of UTF-8; longer lines are cut. */
   logTextBytesMax: 4 * 1024,
+  /** Log lines that a box keeps of one instance, in memory: bytes of text and 64 for each line. */
+  logBytesMax: 64 * 1024,
+  /** Log lines in one answer, as JSON: bytes. */
+  logAnswerBytesMax: 512 * 1024,
+  /** How long a request for log lines may wait for one: milliseconds. Well below what clients wait for an answer. */
+  logWaitMsMax: 20_000,
   /** Keys in one answer to `storage.list`; a guest asks again from the last one. */
   storageListMax: 256,
   /** Name of a function, of a storage key, of a host: bytes of UTF-8. */

@@ -19,19 +19,43 @@ const DEPTH_MAX = 8;
 const DESTINATION_WANTED = 'expected host:port such as "*:443"';
 
 export const manifestSchema = z.strictObject({
-  $schema: z.string().max(500).optional(),
+  $schema: z
+    .string()
+    .max(500)
+    .optional()
+    .describe("For editors alone: this schema. It is not sent to boxes."),
   name: z
     .string()
-    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "expected lower-case letters, digits and hyphens, at most 64"),
-  version: z.string().max(32).optional(),
-  description: z.string().max(500).optional(),
-  image: z.enum(IMAGES),
-  /** python: the callable that gets the arguments of an invocation without a call expression. */
+    .regex(/^[a-z0-9][a-z0-9-]{0,63}$/, "expected lower-case letters, digits and hyphens, at most 64")
+    .meta({
+      description: "What the function is called: lower-case letters, digits and hyphens.",
+      examples: ["hello"],
+    }),
+  version: z
+    .string()
+    .max(32)
+    .optional()
+    .meta({ description: "The author's, for people.", examples: ["1.0.0"] }),
+  description: z.string().max(500).optional().describe("One line for people."),
+  image: z.enum(IMAGES).describe("The runtime: `deno` for TypeScript and JavaScript, `python` for Python."),
   entry: z
     .string()
     .regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/, "expected a Python identifier")
-    .optional(),
-  syscalls: z.array(z.enum(SYSCALL_GROUPS)).max(SYSCALL_GROUPS.length).default([]),
+    .optional()
+    .meta({
+      description:
+        "Python: what is called with the arguments of an invocation that is no call; `main` otherwise.",
+      examples: ["main"],
+    }),
+  syscalls: z
+    .array(z.enum(SYSCALL_GROUPS))
+    .max(SYSCALL_GROUPS.length)
+    .default([])
+    .meta({
+      description:
+        "Groups of system calls beyond what the runtime needs: `loopback` for fetch and requests, `files` for renaming and removing in /tmp, `fork` for processes.",
+      examples: [["loopback"]],
+    }),
   net: z
     .strictObject({
       allow: z
@@ -43,45 +67,101 @@ export const manifestSchema = z.strictObject({
             .refine((text) => parseDestination(text) !== undefined, DESTINATION_WANTED),
         )
         .min(1)
-        .max(64),
-      connections: positive.optional(),
-      bytes: byteCount.optional(),
+        .max(64)
+        .meta({
+          description:
+            "Destinations, host:port. `*` is any host, `*.example.org` those below it; ports may be a range.",
+          examples: [["*:443"], ["*.example.org:80-443"]],
+        }),
+      connections: positive
+        .optional()
+        .meta({ description: "At once, of one instance; 8 when left out.", examples: [4] }),
+      bytes: byteCount
+        .optional()
+        .meta({ description: "Of one instance, both ways together; 64MiB when left out.", example: "16MiB" }),
     })
-    .optional(),
-  storage: z.strictObject({ bytes: byteCount }).optional(),
+    .optional()
+    .describe("Connections out, within the exit policy of the box's relay: `env.net`."),
+  storage: z
+    .strictObject({
+      bytes: byteCount.meta({ description: "At most, of all values together.", example: "1MiB" }),
+    })
+    .optional()
+    .describe("Encrypted values that outlive instances: `env.storage`."),
   bento: z
     .strictObject({
       boxes: z
         .array(z.string().max(300).regex(BOX_PATTERN, 'expected "*", "self" or the address of a box'))
         .min(1)
         .max(BOXES_MAX)
-        .default([ANY_BOX, SELF]),
-      functions: positive,
-      invocations: positive.optional(),
-      sessions: positive.optional(),
-      depth: z.int().min(1).max(DEPTH_MAX).default(1),
-      bytes: byteCount.optional(),
+        .default([ANY_BOX, SELF])
+        .describe("Boxes by address; `*` is every other box, `self` this one."),
+      functions: positive.describe("Functions deployed in all."),
+      invocations: positive.optional().describe("Invocations in all; 8 for each function."),
+      sessions: positive.optional().describe("Sessions at once; 16 when left out."),
+      depth: z
+        .int()
+        .min(1)
+        .max(DEPTH_MAX)
+        .default(1)
+        .describe("Generations: what is deployed with 1 deploys nothing."),
+      bytes: byteCount
+        .optional()
+        .meta({ description: "Of all sessions, both ways together; 64MiB when left out.", example: "16MiB" }),
     })
-    .optional(),
+    .optional()
+    .describe("Deploying functions on boxes: `env.bento`."),
   tor: z
     .strictObject({
-      routines: z.array(z.enum(TOR_ROUTINES)).min(1).max(TOR_ROUTINES.length),
-      circuits: positive.optional(),
-      streams: positive.optional(),
-      onions: positive.optional(),
-      extendsPerMinute: positive.optional(),
-      bytes: byteCount.optional(),
+      routines: z
+        .array(z.enum(TOR_ROUTINES))
+        .min(1)
+        .max(TOR_ROUTINES.length)
+        .describe("What it may do with Tor."),
+      circuits: positive.optional().describe("Circuits at once; 4 when left out."),
+      streams: positive.optional().describe("Streams at once; 16 when left out."),
+      onions: positive.optional().describe("Onion services at once; 1 when left out."),
+      extendsPerMinute: positive
+        .optional()
+        .describe("Circuits built or extended in a minute; 30 when left out."),
+      bytes: byteCount
+        .optional()
+        .meta({ description: "Of all streams, both ways together; 64MiB when left out.", example: "16MiB" }),
     })
-    .optional(),
-  box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length).default([]),
-  memory: byteCount.optional(),
-  cpu: percent.optional(),
-  pids: positive.optional(),
-  tmp: byteCount.optional(),
-  instances: positive.optional(),
-  lifetime: duration.optional(),
-  runtime: duration.optional(),
-  backlog: byteCount.optional(),
+    .optional()
+    .describe("Tor itself, for what the function owns: `env.tor`."),
+  box: z
+    .array(z.enum(BOX_FACTS))
+    .max(BOX_FACTS.length)
+    .default([])
+    .meta({
+      description: "Facts about the box that the function may ask for: `env.box`.",
+      examples: [["load"]],
+    }),
+  memory: byteCount.optional().meta({
+    description: "Main memory of one instance, /tmp included; 64MiB when left out.",
+    example: "128MiB",
+  }),
+  cpu: percent
+    .optional()
+    .meta({ description: "Share of one core, of one instance; 50% when left out.", example: "100%" }),
+  pids: positive
+    .optional()
+    .meta({ description: "Processes and threads of one instance; 32 when left out.", examples: [32] }),
+  tmp: byteCount
+    .optional()
+    .meta({ description: "Private /tmp of one instance, in memory; 8MiB when left out.", example: "16MiB" }),
+  instances: positive.optional().meta({ description: "Instances at once; 8 when left out.", examples: [8] }),
+  lifetime: duration
+    .optional()
+    .meta({ description: "How long the function stays installed; 1d when left out.", example: "7d" }),
+  runtime: duration
+    .optional()
+    .meta({ description: "How long one instance may run; 10m when left out.", example: "1h" }),
+  backlog: byteCount.optional().meta({
+    description: "Output of one instance that waits for a reader; 4MiB when left out.",
+    example: "8MiB",
+  }),
 });
 
 /** As people write it. */

@@ -50,7 +50,7 @@ export const functionLimitsSchema = z.strictObject({
 });
 export type FunctionLimits = z.infer<typeof functionLimitsSchema>;
 
-export const totalLimitsSchema = z.strictObject({
+const totalLimitsSchema = z.strictObject({
   functions: count,
   instances: count,
   memoryBytes: count,

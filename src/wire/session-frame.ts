@@ -24,13 +24,13 @@ import { Limits } from "./limits.ts";
 import { packageSchema } from "./package.ts";
 
 /** First frame of a run: what to install (absent when the token names a stored function) and how to call it. */
-export const startSchema = z.strictObject({
+const startSchema = z.strictObject({
   package: packageSchema.optional(),
   invocation: invocationSchema,
 });
 export type Start = z.infer<typeof startSchema>;
 
-export const attachedSchema = z.object({
+const attachedSchema = z.object({
   instance: z.string(),
   /** Offset of the first output byte that follows. */
   offset: z.int().nonnegative(),

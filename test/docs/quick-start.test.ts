@@ -63,7 +63,10 @@ test("docs/guide/author.md: every sample is a file that the steps use", async ()
     const used = file.includes("/") ? path.dirname(file) : file;
     assert.ok(
       steps.some(
-        ({ block }) => block.text.includes(`./bento run ./${used}`) || block.text.includes(`run ${used}`),
+        ({ block }) =>
+          block.text.includes(`./bento run ./${used}`) ||
+          block.text.includes(`run ${used}`) ||
+          block.text.includes(`fn test ./${used}`),
       ),
       `${page}:${line}: no step runs ${file}`,
     );

@@ -10,8 +10,8 @@ import { type AddressInfo, connect } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { startDnsServer } from "../../src/box/host/test-dns-server.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
+import { DnsServer } from "../support/dns-server.ts";
 import { startPaperRelay } from "../support/relay-control.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
 
@@ -69,12 +69,12 @@ before(async () => {
   const free = await Listener.at(ALLOWED);
   exitPort = free.port + 1;
   const dns = resources.use(
-    await startDnsServer((name, count) => {
+    await DnsServer.start((name, _, count) => {
       if (name === "open.example") return [ALLOWED];
       if (name === "local.example") return ["127.0.0.1", "::1"];
       if (name === "mapped.example") return ["::ffff:127.0.0.1"];
       if (name === "both.example") return ["127.0.0.1", ALLOWED];
-      return name === "rebind.example" ? [count === 0 ? ALLOWED : "127.0.0.1"] : [];
+      return name === "rebind.example" ? [count === 0 ? ALLOWED : "127.0.0.1"] : undefined;
     }),
   );
   const relay = resources.use(

@@ -173,7 +173,7 @@ async function* linesOf(stream: Readable): AsyncGenerator<string> {
   }
 }
 
-export async function withDeadline<T>(value: Promise<T>, what: string): Promise<T> {
+async function withDeadline<T>(value: Promise<T>, what: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const cancel = systemClock.after(ANSWER_MS, () => {
     reject(new Error(`no answer after ${ANSWER_MS} ms: ${what}`));
@@ -236,4 +236,4 @@ export async function startControl(place: Place, image: ImageName): Promise<Prob
 }
 
 /** What a server's environment may hold, and no box may ever see. */
-export const controlEnvironment = { BENTO_ESCAPE_SECRET: "correct horse battery staple" };
+const controlEnvironment = { BENTO_ESCAPE_SECRET: "correct horse battery staple" };

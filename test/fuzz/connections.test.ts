@@ -3,34 +3,22 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { after, before } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
 import { silentLog } from "../../src/base/log.ts";
-import { Admission } from "../../src/box/admit/admit.ts";
-import { publishedPolicy } from "../../src/box/admit/policy.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
 import { GuestLink } from "../../src/box/host/guest-link.ts";
 import { LegacyListener } from "../../src/box/legacy2021/legacy-listener.ts";
-import { BoxServer } from "../../src/box/serve/box-server.ts";
-import { Operations } from "../../src/box/serve/operations.ts";
-import { SPOOLED_BLOCK_BYTES_MAX } from "../../src/box/session/backlog-block.ts";
-import { Instances } from "../../src/box/session/instances.ts";
-import { Spool } from "../../src/box/session/spool.ts";
-import { FunctionStore } from "../../src/box/store/function-store.ts";
 import { BoxClient, directDial } from "../../src/client/client.ts";
 import { encodeGuestFrame, GUEST_FRAME } from "../../src/wire/guest-frame.ts";
 import { encodeClientFrame, prefixLength } from "../../src/wire/session-frame.ts";
 import { newInstanceId, newInvocationToken } from "../../src/wire/token.ts";
-import { FakeGuests } from "../support/fake-guests.ts";
+import { BoxBench } from "../support/box-bench.ts";
 import { fuzz } from "./fuzz.ts";
 
 const owned = new AsyncDisposableStack();
-let box: { server: BoxServer; port: number; legacy: LegacyListener };
+let box: { port: number; legacy: LegacyListener };
 let answering: { port: number; answer: readonly Uint8Array[] };
 
 before(async () => {
@@ -182,54 +170,19 @@ async function exchange(port: number, chunks: readonly Uint8Array[]): Promise<vo
 }
 
 async function startBox(): Promise<typeof box> {
-  const dir = await mkdtemp(join(tmpdir(), "bento-fuzz-"));
-  owned.defer(() => rm(dir, { recursive: true, force: true }));
-  const [clock, log] = [systemClock, silentLog];
-  const store = owned.use(
-    await FunctionStore.open({ dir, functionsMax: 1000, bytesMax: 2 ** 28, clock, log }),
-  );
-  const admission = new Admission(publishedPolicy(parseBoxConfig("").policy, null));
-  admission.setAvailable(true);
-  const spool = owned.use(
-    await Spool.open({ directory: dir, blockBytes: SPOOLED_BLOCK_BYTES_MAX, bytesMax: 2 ** 28 }),
-  );
-  const guests = new FakeGuests();
-  const instances = owned.use(
-    new Instances({
-      clock,
-      log,
-      guests,
-      spool,
-      reserve: ({ functionId, grant }) => admission.reserveInstance(functionId, grant.limits),
-      services: async () => ({}),
-    }),
-  );
-  const operations = new Operations({
-    clock,
-    store,
-    instances,
-    admission,
-    storageBytes: () => 0,
-    forget: async () => undefined,
-  });
-  const facts = {
-    software: "x",
-    protocol: 1,
-    name: "n",
-    relay: null,
-    contact: null,
-    onion: null,
-    accepting: true,
-  };
-  const server = owned.use(new BoxServer({ operations, info: () => facts as never, clock, log }));
-  const port = await server.listen({ host: "127.0.0.1", port: 0 });
+  const bench = owned.use(await BoxBench.start());
   const legacyListener = owned.use(
     await LegacyListener.listen(
       { host: "127.0.0.1", port: 0 },
-      { operations, manifest: () => ({ name: "a", image: "python" }), clock, log },
+      {
+        operations: bench.operations,
+        manifest: () => ({ name: "a", image: "python" }),
+        clock: systemClock,
+        log: silentLog,
+      },
     ),
   );
-  return { server, port, legacy: legacyListener };
+  return { port: bench.client.port, legacy: legacyListener };
 }
 
 /** A box that answers every connection with given bytes, whatever it is asked. */

@@ -47,7 +47,7 @@ class Socket:
     def close(self):
         pass
 
-RELAY = {"fingerprint": "AB" * 20, "nickname": "r0", "address": "192.0.2.1", "orPort": 9001, "flags": ["Exit"],
+RELAY = {"fingerprint": "AB" * 20, "nickname": "r0", "addresses": ["192.0.2.1"], "orPort": 9001, "flags": ["Exit"],
          "bandwidth": 7, "exit": {"kind": "accept", "ports": "80"}, "country": None}
 
 def one(chunks, authenticated):

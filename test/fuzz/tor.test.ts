@@ -8,7 +8,6 @@ import { BentoError } from "../../src/base/errors.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 import { findCgroups, parseCgroupMounts, parseOwnCgroups } from "../../src/box/sandbox/cgroup-find.ts";
 import { readElfNeeds } from "../../src/box/sandbox/elf.ts";
-import { answerQuery } from "../../src/testnet/dns.ts";
 import { parseProtocolInfo } from "../../src/tor/control-auth.ts";
 import { parseEvent } from "../../src/tor/control-event.ts";
 import { parseArguments, ReplyParser, unquote } from "../../src/tor/control-reply.ts";
@@ -76,15 +75,6 @@ fuzz([
     words: ["[policy]", "[policy.net]", "= [", '"64MiB"', "[[box]]", "1979-05-27", "nan", '"""', "a.b.c = {"],
     parse: (bytes) => parseBoxConfig(textOf(bytes)),
     slow: true,
-  },
-  {
-    name: "DNS queries",
-    seeds: [
-      Buffer.from("000101000001000000000000076578616d706c6503636f6d0000010001", "hex"),
-      Buffer.from("000101000001000000000000c00c00010001", "hex"),
-    ],
-    parse: (bytes) =>
-      answerQuery(bytes, (name) => (name.length % 2 === 0 ? ["192.0.2.1", "2001:db8::1"] : undefined)),
   },
   {
     name: "control group files",

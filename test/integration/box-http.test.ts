@@ -3,125 +3,27 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import * as fc from "fast-check";
 import { systemClock, TestClock } from "../../src/base/clock.ts";
-import { silentLog } from "../../src/base/log.ts";
-import { Admission } from "../../src/box/admit/admit.ts";
-import { publishedPolicy } from "../../src/box/admit/policy.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
-import { BoxServer } from "../../src/box/serve/box-server.ts";
-import { Operations } from "../../src/box/serve/operations.ts";
 import { SERVE_LIMITS } from "../../src/box/serve/serve-limits.ts";
-import { SPOOLED_BLOCK_BYTES_MAX } from "../../src/box/session/backlog-block.ts";
-import { Instances } from "../../src/box/session/instances.ts";
-import { Spool } from "../../src/box/session/spool.ts";
-import { type FunctionId, FunctionStore } from "../../src/box/store/function-store.ts";
-import { infoSchema, listingSchema, PATHS, storedSchema } from "../../src/wire/api.ts";
+import { infoSchema, listingSchema, logPageSchema, PATHS, storedSchema } from "../../src/wire/api.ts";
 import { problemSchema } from "../../src/wire/error-code.ts";
 import { Limits } from "../../src/wire/limits.ts";
 import { policySchema } from "../../src/wire/policy.ts";
 import { encodeClientFrame, prefixLength } from "../../src/wire/session-frame.ts";
-import { BoxClient } from "../support/box-client.ts";
-import { FakeGuests } from "../support/fake-guests.ts";
-
-class Bench implements AsyncDisposable {
-  readonly guests = new FakeGuests();
-  readonly forgotten: FunctionId[] = [];
-  readonly #owned = new AsyncDisposableStack();
-  #client: BoxClient | undefined;
-  #server: BoxServer | undefined;
-  #instances: Instances | undefined;
-  #operations: Operations | undefined;
-
-  static async start(toml = "", clock = systemClock, serverClock = clock): Promise<Bench> {
-    const bench = new Bench();
-    const owned = bench.#owned;
-    const dir = await mkdtemp(join(tmpdir(), "bento-http-"));
-    owned.defer(() => rm(dir, { recursive: true }));
-    const log = silentLog;
-    const store = owned.use(
-      await FunctionStore.open({ dir, functionsMax: 1000, bytesMax: 2 ** 28, clock, log }),
-    );
-    const admission = new Admission(publishedPolicy(parseBoxConfig(toml).policy, null));
-    admission.setAvailable(true);
-    const spool = owned.use(
-      await Spool.open({ directory: dir, blockBytes: SPOOLED_BLOCK_BYTES_MAX, bytesMax: 2 ** 28 }),
-    );
-    const instances = owned.use(
-      new Instances({
-        clock,
-        log,
-        guests: bench.guests,
-        spool,
-        reserve: ({ functionId, grant }) => admission.reserveInstance(functionId, grant.limits),
-        services: async () => ({}),
-      }),
-    );
-    const operations = new Operations({
-      clock,
-      store,
-      instances,
-      admission,
-      storageBytes: () => 0,
-      forget: async (id) => void bench.forgotten.push(id),
-    });
-    const info = () =>
-      infoSchema.parse({
-        software: "bento",
-        protocol: 1,
-        name: "<b>test</b>",
-        relay: null,
-        contact: null,
-        onion: null,
-        accepting: admission.accepting,
-      });
-    const server = owned.use(new BoxServer({ operations, info, clock: serverClock, log }));
-    bench.#client = new BoxClient(await server.listen({ host: "127.0.0.1", port: 0 }));
-    bench.#server = server;
-    bench.#instances = instances;
-    bench.#operations = operations;
-    return bench;
-  }
-
-  get client(): BoxClient {
-    assert.ok(this.#client);
-    return this.#client;
-  }
-
-  get server(): BoxServer {
-    assert.ok(this.#server);
-    return this.#server;
-  }
-
-  get instances(): Instances {
-    assert.ok(this.#instances);
-    return this.#instances;
-  }
-
-  get operations(): Operations {
-    assert.ok(this.#operations);
-    return this.#operations;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#owned.disposeAsync();
-    assert.equal(this.guests.alive, 0, "no guest is left");
-  }
-}
+import { BoxBench } from "../support/box-bench.ts";
+import type { BoxClient } from "../support/box-client.ts";
 
 function pack(source: string, manifest: object = {}) {
   return { manifest: { name: "f", image: "deno" as const, ...manifest }, source };
 }
 
-let bench: Bench;
+let bench: BoxBench;
 let client: BoxClient;
 before(async () => {
-  bench = await Bench.start();
+  bench = await BoxBench.start();
   client = bench.client;
 });
 after(async () => {
@@ -176,6 +78,8 @@ test("tokens: malformed, unknown, of another kind and expired ones get the same 
   const routes = [
     ["POST", PATHS.exec, [unknown, "x", stored.shutdownToken, instance]],
     ["POST", PATHS.close, [unknown, "x", stored.shutdownToken, stored.invocationToken]],
+    ["GET", PATHS.logs, [`end-${"A".repeat(43)}`, "x", stored.invocationToken, instance]],
+    ["GET", `${PATHS.logs}?wait=5000`, [`end-${"A".repeat(43)}`, stored.invocationToken]],
     ["GET", PATHS.list, [`end-${"A".repeat(43)}`, "x", stored.invocationToken, instance]],
     ["POST", PATHS.shutdown, [`end-${"A".repeat(43)}`, unknown, stored.invocationToken, instance]],
   ] as const;
@@ -190,7 +94,48 @@ test("tokens: malformed, unknown, of another kind and expired ones get the same 
   await assert.rejects(client.open(unknown), { status: 403, code: "bad-token" });
 });
 
+test("logs: the owner reads what instances logged, waits for more, and has a seat only while waiting", async () => {
+  const stored = storedSchema.parse(await client.store(pack("log", { instances: 2 })));
+  const token = stored.shutdownToken;
+  const logs = async (query: string) => {
+    const { status, json } = await client.call("GET", `${PATHS.logs}${query}`, { token });
+    assert.equal(status, 200);
+    return logPageSchema.parse(json);
+  };
+  assert.deepEqual(await logs(""), { lines: [], next: 0, more: false, missed: false });
+  await client.exec(stored.invocationToken);
+  const session = await client.open(await client.exec(stored.invocationToken));
+  const waiting = logs("?wait=20000");
+  session.input("one");
+  const [line] = (await waiting).lines;
+  assert.ok(line);
+  assert.deepEqual([line.instance, line.level, line.text], [2, "info", "one"]);
+  session.input("two");
+  const second = await logs(`?after=${line.position}&wait=20000`);
+  assert.deepEqual(
+    second.lines.map(({ text }) => text),
+    ["two"],
+  );
+  assert.deepEqual((await logs(`?after=${second.next}&wait=1`)).lines, [], "the wait ends without a line");
+  assert.equal((await logs("")).lines.length, 2);
+  const seats = bench.server.sessions;
+  const left = new AbortController();
+  const abandoned = fetch(`http://127.0.0.1:${client.port}${PATHS.logs}?after=${second.next}&wait=20000`, {
+    headers: { authorization: `Bearer ${token}` },
+    signal: left.signal,
+  });
+  await until(() => bench.server.sessions === seats + 1);
+  left.abort();
+  await assert.rejects(abandoned);
+  await until(() => bench.server.sessions === seats);
+  for (const query of ["?after=-1", "?after=x", "?wait=1e3", "?after=99999999999999999"])
+    assert.equal((await client.call("GET", `${PATHS.logs}${query}`, { token })).status, 400, query);
+  await client.call("POST", PATHS.shutdown, { token });
+  assert.equal((await client.call("GET", PATHS.logs, { token })).status, 403);
+});
+
 test("store, exec, open, close, list, shutdown: the life of a function", async () => {
+  const forgotten = bench.forgotten.length;
   const stored = storedSchema.parse(await client.store(pack("echo", { instances: 2 })));
   const instance = await client.exec(stored.invocationToken);
   const session = await client.open(instance);
@@ -212,7 +157,7 @@ test("store, exec, open, close, list, shutdown: the life of a function", async (
   const ended = await client.call("POST", PATHS.shutdown, { token: stored.shutdownToken });
   assert.deepEqual(ended.json, { instancesEnded: 1 });
   assert.deepEqual((await session.next("ended")).outcome, { kind: "killed", reason: "shutdown" });
-  assert.equal(bench.forgotten.length, 1);
+  assert.equal(bench.forgotten.length, forgotten + 1);
   const gone = await client.call("POST", PATHS.exec, { token: stored.invocationToken, body: { args: [] } });
   assert.equal(gone.status, 403);
 });
@@ -353,7 +298,7 @@ test("bodies: as large as allowed pass, larger ones are refused before they are 
 
 test("slow requests: a body that stops, and a run that does not start, are ended", async () => {
   const clock = new TestClock();
-  await using slow = await Bench.start("", systemClock, clock);
+  await using slow = await BoxBench.start("", systemClock, clock);
   const { port } = slow.client;
   for (const head of [
     `POST ${PATHS.store} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{`,

@@ -9,7 +9,8 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { PATHS } from "../../src/wire/api.ts";
+import { type Invocation, logPageSchema, PATHS } from "../../src/wire/api.ts";
+import type { PackageInput } from "../../src/wire/package.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
 const UIDS = { first: 24_000, count: 100 };
@@ -57,6 +58,53 @@ test("run: deno and python functions send, return and fail, and their clients se
   assert.ok(outcome.kind === "failed");
   assert.deepEqual([outcome.name, outcome.message], ["RangeError", "as asked"]);
   assert.doesNotMatch(outcome.traceback, /\/bento|node_modules|\/work|\/tmp/);
+});
+
+test("logs: env.log, console and print of both images reach the owner, in order; nobody else", async () => {
+  const cases = [
+    [deno('env.log.warn("one"); console.log("two", 2); await session.send("x");'), { args: [] }],
+    [
+      python(
+        "import sys\ndef f():\n  api.log.warn('one')\n  print('two', 2)\n  print('three', file=sys.stderr)\n  api.send('x')\n",
+      ),
+      { call: "f()" },
+    ],
+  ] satisfies [PackageInput, Invocation][];
+  for (const [pack, invocation] of cases) {
+    const session = await box.client.run({ package: pack, invocation });
+    const { stored } = (await session.next("attached")).attached;
+    assert.equal(await session.text(), "x", "no log line is output");
+    await session.next("ended");
+    const { lines } = logPageSchema.parse(
+      (await box.client.call("GET", PATHS.logs, { token: stored?.shutdownToken ?? "" })).json,
+    );
+    assert.deepEqual(
+      lines.slice(0, 2).map(({ level, text }) => `${level} ${text}`),
+      ["warn one", "info two 2"],
+    );
+    if (pack.manifest.image === "python") assert.equal(lines[2]?.text, "three");
+    assert.doesNotMatch(box.log, /two 2/);
+  }
+});
+
+test("run: large TypeScript runs as it is; what a runtime's parser cannot take ends with the reason", async () => {
+  const helper = "(a: number, b: string): string { const x: Record<string, number> = { [b]: a }; return b; }";
+  const large = Array.from({ length: 3000 }, (_, index) => `function f${index}${helper}`).join("\n");
+  const typed = (expression: string) => ({
+    manifest: { name: "f", image: "deno" as const },
+    source: `${large}\nexport default { async invoke(session: any) { await session.send(String(${expression})); } };`,
+  });
+  const whole = await box.client.run({ package: typed("f0(1, 'large')") });
+  await whole.next("attached");
+  assert.equal(await whole.text(), "large");
+  const deep = await box.client.run({ package: typed(`${"(1+".repeat(5000)}1${")".repeat(5000)}`) });
+  const { stored } = (await deep.next("attached")).attached;
+  const { outcome } = await deep.next("ended");
+  assert.ok(outcome.kind === "killed" && outcome.reason === "crashed");
+  assert.match(outcome.detail ?? "", /nested too deeply/);
+  const { text } = await box.client.call("GET", PATHS.logs, { token: stored?.shutdownToken ?? "" });
+  assert.match(text, /overflowed its stack/, "the owner gets what the runtime wrote");
+  assert.doesNotMatch(box.log, /overflowed/, "and the box's log does not");
 });
 
 test("run: a function over its memory, and one that ends its process, are told apart", async () => {

@@ -1,13 +1,16 @@
 // The Browser function as it is shipped: bundled, in a real Deno guest, its fetch through the guest channel.
 
 import assert from "node:assert/strict";
-import { connect } from "node:net";
+import { once } from "node:events";
+import { createServer, type Server } from "node:https";
+import { type AddressInfo, connect } from "node:net";
 import { test } from "node:test";
 import { build } from "esbuild";
 import { receivePage } from "../../src/client/digest/receive-page.ts";
 import { SITES } from "../sites/sites.ts";
 import { WebServer } from "../sites/web-server.ts";
-import { GuestBench } from "./guest-harness.ts";
+import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
+import { GuestBench, PLACES } from "./guest-harness.ts";
 
 /** Parsing HTML costs its tables; what is above this has brought in something by mistake. */
 const BUNDLE_BYTES_MAX = 256 * 1024;
@@ -65,3 +68,80 @@ test("browser: fetches a page in a Deno guest and pads it exactly", { timeout: 6
   assert.equal(total % 100_000, 0);
   assert.equal(page.contentBytes + page.paddingBytes, total);
 });
+
+test("browser: https pages come with their certificates verified; what cannot be verified is named and left out", async () => {
+  const place = PLACES.at(-1) ?? "plain";
+  await using site = await TlsSite.start({
+    "/": ["text/html", "<!doctype html><title>t</title><img src=a.svg><img src=https://other.test/a.svg>"],
+    "/a.svg": ["image/svg+xml", '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'],
+  });
+  const source = await bundle();
+  await using bench = await GuestBench.open(place, 25_300);
+  const visit = async (url: string) => {
+    await using guest = await bench.run("deno", source, {
+      invocation: { args: [url, { pad: 0 }] },
+      grant: { net: { allow: ["*:443"], connections: 32, bytes: 1e9 }, syscalls: ["loopback"] } as never,
+      services: {
+        net: {
+          connect: async () => connect(site.port, "127.0.0.1"),
+          [Symbol.asyncDispose]: () => Promise.resolve(),
+        },
+      },
+    });
+    const output = async function* () {
+      for (let message = await guest.next(); message; message = await guest.next()) yield message;
+    };
+    return await receivePage(output());
+  };
+  // Both names lead to one server; its certificate, which this guest trusts, is for the first alone.
+  const good = await visit("https://site.test/");
+  assert.equal(good.status, 200);
+  assert.ok(good.verified);
+  assert.deepEqual(
+    good.resources.map(({ url }) => url),
+    ["https://site.test/", "https://site.test/a.svg"],
+  );
+  const [failure, ...others] = good.failures;
+  assert.deepEqual(others, []);
+  assert.equal(failure?.url, "https://other.test/a.svg");
+  assert.match(failure?.detail ?? "", /certificate/);
+  const bad = await visit("https://other.test/");
+  assert.equal(bad.url, undefined, "no page");
+  assert.deepEqual(
+    bad.failures.map(({ url }) => url),
+    ["https://other.test/"],
+  );
+  assert.match(bad.failures[0]?.detail ?? "", /certificate/);
+  assert.equal(site.requests, 2, "nothing was asked over a connection that was not verified");
+});
+
+/** A site with the certificate of site.test, whatever name it is called by. */
+class TlsSite implements AsyncDisposable {
+  readonly #server: Server;
+  requests = 0;
+
+  private constructor(server: Server) {
+    this.#server = server;
+    server.on("request", () => this.requests++);
+  }
+
+  static async start(routes: Readonly<Record<string, readonly [string, string]>>): Promise<TlsSite> {
+    const server = createServer({ key: SITE_KEY, cert: SITE_CERTIFICATE }, (request, response) => {
+      const [type, body] = routes[request.url ?? ""] ?? ["text/plain", ""];
+      response.setHeader("content-type", type).end(body);
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    return new TlsSite(server);
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.closeAllConnections();
+    this.#server.close();
+    await once(this.#server, "close");
+  }
+}

@@ -33,7 +33,7 @@ async function visit(url: string, options: object = {}): Promise<Visited> {
   const send = async (bytes: Uint8Array) => {
     output.push(Uint8Array.from(bytes));
   };
-  await browse(parsed, fetch, send, new AbortController().signal);
+  await browse(parsed, { fetch, send, signal: new AbortController().signal });
   const page = await receivePage(
     (async function* () {
       yield* output;
@@ -380,12 +380,11 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
         held.shift()?.();
       },
     });
-    await browse(
-      parseOptions(`${site.origin}/`, { pad: 10_000 }),
+    await browse(parseOptions(`${site.origin}/`, { pad: 10_000 }), {
       fetch,
-      (bytes) => writer.write(Uint8Array.from(bytes)),
-      new AbortController().signal,
-    );
+      send: (bytes) => writer.write(Uint8Array.from(bytes)),
+      signal: new AbortController().signal,
+    });
     await writer.close();
     const page = await received;
     assert.deepEqual(stages, ["styled true", "complete true"]);
@@ -405,16 +404,15 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
     const gate = Promise.withResolvers<void>();
     let sends = 0;
     const output: Uint8Array[] = [];
-    const done = browse(
-      parseOptions(`${site.origin}/`, { deadlineMs: 1000, bytesMax: 64 * 1024 * 1024 }),
+    const done = browse(parseOptions(`${site.origin}/`, { deadlineMs: 1000, bytesMax: 64 * 1024 * 1024 }), {
       fetch,
-      async (bytes) => {
+      send: async (bytes) => {
         // The first sends pass, then the reader stands still until it has waited longer than the deadline.
         if (++sends === 3) await gate.promise;
         output.push(Uint8Array.from(bytes));
       },
-      new AbortController().signal,
-    );
+      signal: new AbortController().signal,
+    });
     setTimeout(gate.resolve, 1500);
     await done;
     const page = await receivePage(
@@ -443,7 +441,8 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
     ]) {
       assert.throws(() => parseOptions("http://a/", options), /Cannot browse/);
     }
-    assert.equal(parseOptions("http://a/#b", 512).pad, 512);
+    assert.deepEqual(parseOptions("http://a/#b", 512).settings.shape, { kind: "none", pad: 512 });
+    assert.equal(parseOptions("http://a/#b", 512).request.url.href, "http://a/");
   });
 });
 

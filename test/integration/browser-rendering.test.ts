@@ -126,14 +126,13 @@ async function checkHarmless(html: string): Promise<void> {
 
 async function fetchPage(url: string): Promise<Page> {
   const output: Uint8Array[] = [];
-  await browse(
-    parseOptions(url),
+  await browse(parseOptions(url), {
     fetch,
-    async (bytes) => {
+    send: async (bytes) => {
       output.push(Uint8Array.from(bytes));
     },
-    new AbortController().signal,
-  );
+    signal: new AbortController().signal,
+  });
   return receivePage(
     (async function* () {
       yield* output;

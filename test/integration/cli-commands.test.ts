@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { TestBox, type TestScript } from "../../src/client/test-box.ts";
+import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
@@ -78,6 +78,7 @@ test("bento --version: prints the version alone", async (t) => {
   assert.match(out, /^\d+\.\d+\.\d+\n$/);
 });
 
+const RELAY = "AB".repeat(20);
 const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["an unknown command", ["rnu"], 2, /Did you mean run\?/],
   ["an unknown option", ["run", "hello", "--bxo", "x"], 2, /--box/],
@@ -92,6 +93,23 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
     ["policy", "127.0.0.1:1", "--direct", "--socks", "127.0.0.1:9"],
     2,
     /cannot be used with/,
+  ],
+  ["--relay without a control port", ["policy", "127.0.0.1:1", "--relay", RELAY], 2, /--tor-control/],
+  ["--relay that is none", ["policy", "127.0.0.1:1", "--relay", "abc"], 2, /40 hexadecimal/],
+  ["--relay with a host name", ["policy", "box.test:1", "--relay", RELAY], 2, /own IP address/],
+  ["--relay with an onion address", ["policy", `${"a".repeat(56)}.onion`, "--relay", RELAY], 2, /no --relay/],
+  [
+    "--relay with --direct",
+    ["policy", "127.0.0.1:1", "--relay", RELAY, "--direct"],
+    2,
+    /cannot be used with/,
+  ],
+  ["--tor-control alone", ["policy", "127.0.0.1:1", "--tor-control", "127.0.0.1:1"], 2, /--relay/],
+  [
+    "no control port there",
+    ["policy", "127.0.0.1:1", "--relay", RELAY, "--tor-control", "127.0.0.1:1"],
+    5,
+    /control port at 127\.0\.0\.1:1/,
   ],
   ["arguments and a call", ["run", "hello", "a", "--call", "f()", "--box", "127.0.0.1:1"], 2, /not several/],
   [
@@ -160,6 +178,43 @@ test("bento run -i -: standard input is the function's input, -o writes the file
   assert.equal(await readFile(file, "utf8"), "one\ntwo\n");
 });
 
+test("bento run -o, -i, browse -o: a file that cannot be used is told before anything is started", async (t) => {
+  const user = await newUser(t);
+  await using box = await TestBox.start({ script: greet });
+  const reach = ["--box", box.address, "--direct"];
+  const cases = [
+    [["run", "hello", "-o", "missing/out"], 3, /Cannot write missing\/out: ENOENT/],
+    [["run", "hello", "-o", "."], 3, /Cannot write \.: EISDIR/],
+    [["run", "hello", "-i", "missing"], 2, /Cannot read input from missing: ENOENT/],
+    [["run", "hello", "-i", "."], 2, /it is a folder/],
+    [["browse", "http://a.test/", "-o", "missing/out"], 3, /Cannot write missing\/out: ENOENT/],
+  ] as const;
+  for (const [args, wanted, message] of cases) {
+    const { code, err } = await user.bento([...args, ...reach]);
+    assert.equal(code, wanted, err);
+    assert.match(err, message);
+  }
+  assert.deepEqual(box.requests, [], "the box was never asked");
+  assert.equal((await user.bento(["ls"])).out, "");
+});
+
+test("bento run -o: a box that refuses leaves a file as it was; one that does not, replaces it", async (t) => {
+  const user = await newUser(t);
+  await using closed = await TestBox.start({ policy: { ...TEST_POLICY, images: ["python"] } });
+  await using open = await TestBox.start({ script: greet });
+  const file = path.join(user.dir, "out");
+  const run = (box: TestBox) => user.bento(["run", "hello", "--box", box.address, "--direct", "-o", file]);
+  assert.equal((await run(closed)).code, 4);
+  await assert.rejects(stat(file), { code: "ENOENT" });
+  await writeFile(file, "what was there before, longer than the output");
+  assert.equal((await run(closed)).code, 4);
+  assert.match(await readFile(file, "utf8"), /before/);
+  assert.equal((await run(open)).code, 0);
+  assert.equal(await readFile(file, "utf8"), "hello world");
+  const device = ["run", "hello", "--box", open.address, "--direct", "-o", "/dev/null"];
+  assert.equal((await user.bento(device)).code, 0, "what cannot be emptied is written to");
+});
+
 test("bento run --json: one JSON value a line, ending with the outcome", async (t) => {
   const user = await newUser(t);
   await using box = await TestBox.start({ script: greet });
@@ -218,8 +273,49 @@ test("bento run: a policy's refusal names each rule and is exit code 4", async (
   assert.match(err, /memory: wanted 4 GiB, granted at most 256 MiB\n {2}storage: wanted 1 TiB/);
   const check = await user.bento(["check", "hello", box.address, "--manifest", manifest, "--direct"]);
   assert.equal(check.code, 4);
-  assert.match(check.out, /refuses\n {4}memory/);
+  assert.match(check.out, /^memory +4 GiB +✗ at most 256 MiB$/m);
+  assert.match(check.out, /refuses \(memory, storage\)/);
   assert.equal((await user.bento(["check", "hello", box.address, "--direct"])).code, 0);
+});
+
+test("bento check: a table of rules over boxes, each with what is wanted and what the policy says", async (t) => {
+  const user = await newUser(t);
+  const { net: _, ...rest } = TEST_POLICY;
+  await using open = await TestBox.start();
+  await using closed = await TestBox.start({ policy: { ...rest, net: null } });
+  const manifest = path.join(user.dir, "manifest.json");
+  await writeFile(
+    manifest,
+    JSON.stringify({ name: "fetching", image: "deno", net: { allow: ["*:443"] }, memory: "64MiB" }),
+  );
+  const args = ["check", "hello", open.address, closed.address, "--manifest", manifest, "--direct"];
+  const { code, out } = await user.bento(args);
+  assert.equal(code, 4);
+  const row = (rule: string) => out.split("\n").find((line) => line.startsWith(`${rule} `)) ?? "";
+  assert.match(
+    row("net"),
+    /\*:443 +✓ accepted by the relay's exit policy, or some of it +✗ no connections out$/,
+  );
+  assert.match(row("memory"), /64 MiB +✓ at most 256 MiB +✓ at most 256 MiB$/);
+  assert.match(row("cpu"), /50% \(not asked for\) +✓ at most 100%/);
+  assert.match(out, new RegExp(`✓ ${open.address}: grants\n✗ ${closed.address}: refuses \\(net\\)`));
+
+  const json = await user.bento([...args, "--json"]);
+  const [granted, refused] = json.out
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  assert.equal(granted.kind, "granted");
+  assert.equal(refused.kind, "refused");
+  assert.deepEqual(
+    refused.rules.filter((rule: { holds: boolean }) => !rule.holds),
+    [{ rule: "net", wanted: "*:443", limit: "no connections out", holds: false, asked: true }],
+  );
+
+  const gone = await user.bento(["check", "hello", open.address, "127.0.0.1:1", "--direct"]);
+  assert.equal(gone.code, 6, "a box that does not answer is no refusal");
+  assert.match(gone.out, /\? 127\.0\.0\.1:1: /);
+  assert.match(gone.out, /grants/);
 });
 
 test("bento run: a broken manifest or program is exit code 3 and sends nothing", async (t) => {
@@ -413,6 +509,12 @@ test("bento completions: bash completes commands, subcommands, options and funct
   assert.deepEqual(await complete("bento", "net", "up", "--la"), ["--latency"]);
   assert.deepEqual(await complete("bento", "run", "hel"), ["hello"]);
   assert.deepEqual(await complete("bento", "run", "hello", "--b"), ["--box"]);
+  await writeFile(path.join(user.dir, "a-file"), "");
+  assert.deepEqual(await complete("bento", "completions", ""), ["bash", "zsh", "fish"]);
+  assert.deepEqual(await complete("bento", "logs", ""), [""], "no file is a token");
+  assert.deepEqual(await complete("bento", "run", "--box", ""), [""], "nor a box");
+  assert.deepEqual(await complete("bento", "run", "a-"), ["a-file"]);
+  assert.deepEqual(await complete("bento", "run", "hello", "-o", "a-"), ["a-file"]);
 });
 
 test("bento completions: the zsh and fish scripts name every command", async (t) => {

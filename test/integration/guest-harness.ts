@@ -212,7 +212,7 @@ async function launchBoxed(host: SandboxHost, grant: Grant): Promise<Launched> {
   };
 }
 
-export function grantOf(image: ImageName, wanted: Partial<Grant> = {}): Grant {
+function grantOf(image: ImageName, wanted: Partial<Grant> = {}): Grant {
   const limits = {
     memoryBytes: 128 * 2 ** 20,
     cpuPercent: 100,

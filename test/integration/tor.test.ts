@@ -10,12 +10,12 @@ import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
 import { allows, parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseIp } from "../../src/base/ip-address.ts";
-import { DnsServer } from "../../src/testnet/dns.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { ControlEvent } from "../../src/tor/control-event.ts";
 import { ExitAddressDialer } from "../../src/tor/exit-address.ts";
 import { addOnionService, startSingleHopService } from "../../src/tor/onion-service.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
+import { DnsServer } from "../support/dns-server.ts";
 
 const LATENCY_MS = 20;
 const BOX_PORT = 5577;
@@ -98,10 +98,10 @@ test("socksConnect: exits ask the network's own DNS server; a refusal is told", 
     return;
   }
   await using echo = await echoAt(net.plan.webAddress);
-  await using _dns = await DnsServer.start({
-    address: net.plan.dnsAddress,
-    zone: (name, type) => (name === "web.test" ? (type === "A" ? [net.plan.webAddress] : []) : undefined),
-  });
+  await using _dns = await DnsServer.start(
+    (name) => (name === "web.test" ? [net.plan.webAddress] : undefined),
+    { host: net.plan.dnsAddress, port: 53 },
+  );
   const to = async (host: string) =>
     socksConnect({
       proxy: net.socks(),
@@ -253,7 +253,31 @@ test("ExitAddressDialer: reaches the box's port at a relay that accepts nothing 
   );
   assert.deepEqual((await control.getConf(["__LeaveStreamsUnattached"])).__LeaveStreamsUnattached, ["0"]);
   const streams = (await control.getInfo(["stream-status"]))["stream-status"];
-  assert.match(streams, new RegExp(`${exit.address}:${String(BOX_PORT)}`, "u"));
+  assert.match(
+    streams,
+    new RegExp(`SUCCEEDED [0-9]+ ${exit.address}\\.${exit.fingerprint}\\.exit:${String(BOX_PORT)}`, "u"),
+  );
+});
+
+test("ExitAddressDialer: two of them at one tor, many streams at once: each reaches the relay, none goes elsewhere", async () => {
+  const exit = net.node("e1");
+  await using box = await echoAt(exit.address, BOX_PORT);
+  const target = { fingerprint: exit.fingerprint, address: exit.address, port: box.port };
+  const run = async (count: number) => {
+    await using control = await net.control("c0");
+    await using dialer = new ExitAddressDialer(control, net.socks());
+    const options = { isolation: isolation(), optimisticData: Buffer.from("x"), signal: deadline() };
+    await Promise.all(
+      Array.from({ length: count }, async () => {
+        const stream = await dialer.connect(target, options);
+        assert.equal(await answer(stream), "x");
+        stream.destroy();
+      }),
+    );
+  };
+  await Promise.all([run(4), run(4), run(1), run(1)]);
+  await using control = await net.control("c0");
+  assert.deepEqual((await control.getConf(["__LeaveStreamsUnattached"])).__LeaveStreamsUnattached, ["0"]);
 });
 
 test("ExitAddressDialer: uses a mapped address where the relay's summary has the port", async () => {

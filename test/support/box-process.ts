@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
 import { createLog } from "../../src/base/log.ts";
+import { remoteBoxes } from "../../src/bin/remote-boxes.ts";
 import { Box } from "../../src/box/box.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 
@@ -20,10 +21,10 @@ ${toml.includes("[policy.total]") ? "" : "[policy.total]\ninstances = 16"}
 mode = "none"
 ${toml}
 `);
-const log = createLog((line) => process.stderr.write(line), "warn");
+const log = createLog((line) => process.stderr.write(line), "debug");
 const box = await Box.start(
   { ...config, listen: [anyPort], legacy2021: anyPort },
-  { clock: systemClock, log },
+  { clock: systemClock, log, remote: remoteBoxes },
 );
 const ports = [...box.addresses.listen, box.addresses.legacy2021].map((address) =>
   address?.kind === "tcp" ? address.port : 0,

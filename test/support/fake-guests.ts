@@ -103,6 +103,12 @@ export class FakeGuest implements Guest {
           await new Promise((resolve) => setImmediate(resolve));
         }
         return { kind: "done" };
+      case "log":
+        for (;;) {
+          const message = await this.#receive();
+          if (!message) return { kind: "done" };
+          this.#request.onLog({ level: "info", text: Buffer.from(message).toString() });
+        }
       case "fail":
         return { kind: "failed", failure: { name: "ValueError", message: "no", traceback: "line 1" } };
       case "cheat":

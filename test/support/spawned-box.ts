@@ -34,7 +34,10 @@ export class SpawnedBox implements AsyncDisposable {
   readonly client: BoxClient;
   readonly legacyPort: number;
 
-  private constructor(child: ChildProcess, client: BoxClient, legacyPort: number) {
+  readonly #written: { readonly log: string };
+
+  private constructor(child: ChildProcess, client: BoxClient, legacyPort: number, written: { log: string }) {
+    this.#written = written;
     this.child = child;
     this.client = client;
     this.legacyPort = legacyPort;
@@ -42,15 +45,20 @@ export class SpawnedBox implements AsyncDisposable {
 
   static async start(dataDir: string, options: SpawnedBoxOptions): Promise<SpawnedBox> {
     const child = spawnBox(dataDir, options);
-    let complaints = "";
+    const box = { log: "" };
     child.stderr?.on("data", (chunk: Buffer) => {
-      complaints = (complaints + chunk.toString()).slice(-10_000);
+      box.log = (box.log + chunk.toString()).slice(-100_000);
     });
     for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
       const { port, legacyPort } = JSON.parse(line) as { port: number; legacyPort: number };
-      return new SpawnedBox(child, new BoxClient(port), legacyPort);
+      return new SpawnedBox(child, new BoxClient(port), legacyPort, box);
     }
-    throw new Error(`the box does not start: ${complaints}`);
+    throw new Error(`the box does not start: ${box.log}`);
+  }
+
+  /** The end of what it logged so far, at every level. */
+  get log(): string {
+    return this.#written.log;
   }
 
   async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {

@@ -18,6 +18,8 @@ export interface ServeOptions {
   readonly log: string;
   /** End when standard input does: for a parent that starts boxes and may be killed. */
   readonly whileStdin?: boolean;
+  /** Rules, comma-separated, in place of a relay's: for the boxes of `bento fn`. */
+  readonly exitWithoutRelay?: string;
 }
 
 /** Serves until Ctrl-C or SIGTERM, then ends instances and closes the store. Exit code 0. */
@@ -26,6 +28,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
   if (!level) throw usage(`Cannot log at "${options.log}": wanted ${LEVELS.join(", ")}`);
   const config = await readConfig(options.config);
   const { Box } = await import("../../box/box.ts");
+  const { remoteBoxes } = await import("../remote-boxes.ts");
   const log = createLog((line) => {
     // systemd and people read it as it stands; nothing sensitive is ever logged.
     cli.io.stderr.write(line);
@@ -38,7 +41,12 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
       .on("end", () => stop.resolve())
       .on("error", () => stop.resolve())
       .resume();
-  await using box = await Box.start(config, { clock: systemClock, log });
+  await using box = await Box.start(config, {
+    clock: systemClock,
+    log,
+    remote: remoteBoxes,
+    exitWithoutRelay: options.exitWithoutRelay?.split(","),
+  });
   const { listen, exitPort, onion } = box.addresses;
   cli.io.event({
     event: "ready",

@@ -55,16 +55,16 @@ export async function demo(cli: Cli): Promise<number> {
     data.boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
   });
   const browsedMs = performance.now();
-  const { page, session } = await fetchPage({ ...cli, context }, url, PAD_BYTES, {});
+  const shape = { kind: "none", pad: PAD_BYTES } as const;
+  const { page, outcome } = await fetchPage({ ...cli, context }, url, shape, { scripts: true });
   const tookMs = performance.now() - browsedMs;
-  const outcome = await session.ended;
-  const html = Buffer.from(page.html).toString();
+  const html = Buffer.from(page?.html ?? []).toString();
   const isRight =
-    page.verified && page.status === 200 && html.includes(SITE_MARK) && outcome.kind === "returned";
-  if (!isRight) {
+    page?.verified && page.status === 200 && html.includes(SITE_MARK) && outcome?.kind === "returned";
+  if (!page || !isRight) {
     throw new BentoError(
       "integrity",
-      `Cannot show the page: status ${page.status ?? "none"}, ${page.verified ? "wrong content" : "incomplete"}`,
+      `Cannot show the page: status ${page?.status ?? "none"}, ${page?.verified ? "wrong content" : "incomplete"}`,
     );
   }
   say(

@@ -6,6 +6,7 @@ import type { Cli } from "../../client/cli/cli.ts";
 import { EXIT } from "../../client/cli/exit-code.ts";
 import { table } from "../../client/cli/io.ts";
 import { formatSeconds, Progress } from "../../client/cli/progress.ts";
+import { type Forgotten, forgetBoxes } from "../../client/context.ts";
 import { formatSocks } from "../../client/tor-dial.ts";
 import { Testnet } from "../../testnet/testnet.ts";
 import {
@@ -22,6 +23,7 @@ export interface UpOptions {
   readonly relays?: number;
   readonly latency?: number;
   readonly rate?: number;
+  readonly onion: boolean;
 }
 
 /** What each phase does, for people. */
@@ -47,6 +49,7 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
       relays: options.relays,
       latencyMs: options.latency,
       rateMbit: options.rate,
+      onion: options.onion,
       detached: true,
       signal: cli.signal,
       onProgress: (phase, elapsedMs) => {
@@ -58,13 +61,17 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
     });
   }
   const { socks } = network;
-  await cli.context.update((data) => {
+  const forgotten = await cli.context.update((data) => {
+    const boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
+    // Whatever bore these names before is gone, also where `down` never ran.
+    const dropped = forgetBoxes(data, { ...boxes, ...data.boxes });
     data.network = { dir, socks };
-    data.boxes = Object.fromEntries(network.boxes.map(({ name, info: _info, ...entry }) => [name, entry]));
+    data.boxes = boxes;
+    return dropped;
   });
   const web = network.testnet.plan.webAddress;
   io.result(
-    { event: "up", dir, socks, web, boxes: network.boxes.map(({ info: _info, ...box }) => box) },
+    { event: "up", dir, socks, web, boxes: network.boxes.map(({ info: _info, ...box }) => box), forgotten },
     () =>
       [
         `The network is up: ${network.testnet.nodes.filter(({ kind }) => kind !== "client").length} relays, ${network.boxes.length} ${network.boxes.length === 1 ? "box" : "boxes"}.`,
@@ -76,6 +83,7 @@ export async function up(cli: Cli, options: UpOptions): Promise<number> {
         "Try: bento run hello · bento browse URL · bento net down",
       ].join("\n"),
   );
+  noteForgotten(cli, forgotten);
   return EXIT.ok;
 }
 
@@ -121,14 +129,27 @@ export async function down(cli: Cli, options: { dir?: string }): Promise<number>
     using _progress = new Progress(cli.io, "Stopping the network");
     await stopNetwork(dir);
   }
-  await cli.context.update((data) => {
-    if (data.network?.dir !== dir) return;
+  const forgotten = await cli.context.update((data) => {
+    if (data.network?.dir !== dir) return { functions: [], instances: [] };
+    const dropped = forgetBoxes(data, data.boxes);
     delete data.network;
     data.boxes = {};
+    return dropped;
   });
-  cli.io.result({ event: "down", dir }, () => "");
+  cli.io.result({ event: "down", dir, forgotten }, () => "");
   if (!cli.io.json) cli.io.note("The network is down.");
+  noteForgotten(cli, forgotten);
   return EXIT.ok;
+}
+
+/** What was saved of boxes that are gone. */
+function noteForgotten({ io }: Cli, { functions, instances }: Forgotten): void {
+  if (io.json || functions.length + instances.length === 0) return;
+  const what = [
+    ...(functions.length > 0 ? [`functions ${functions.join(", ")}`] : []),
+    ...(instances.length > 0 ? [`instances ${instances.join(", ")}`] : []),
+  ];
+  io.note(`The boxes before are gone, and with them what was saved of them: ${what.join("; ")}.`);
 }
 
 function defaultDir(cli: Cli): string {

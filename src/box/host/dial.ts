@@ -6,7 +6,7 @@ import type { Clock } from "../../base/clock.ts";
 import { BentoError, systemCode } from "../../base/errors.ts";
 import { formatIp, type IpAddress } from "../../base/ip-address.ts";
 
-export const DIAL_LIMITS = {
+const DIAL_LIMITS = {
   /** Addresses tried for one connection. */
   attemptsMax: 6,
   /** Milliseconds before the next address gets its turn while one is silent: RFC 8305 section 5. */

@@ -77,12 +77,14 @@ export class FunctionVault implements FunctionStorage {
   async put(
     key: string,
     value: AsyncIterable<Uint8Array>,
-    options: { signal: AbortSignal },
+    options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }> {
     checkKey(key);
     const signal = this.#lifeOf(options.signal);
+    const create = options.create ?? false;
+    if (create) this.#refuseTaken(key);
     this.#takeKey();
-    const put = this.#put(key, abortable(value, signal), signal);
+    const put = this.#put(key, abortable(value, signal), { signal, create });
     this.#puts.add(put);
     try {
       return { bytes: await put };
@@ -91,7 +93,11 @@ export class FunctionVault implements FunctionStorage {
     }
   }
 
-  async #put(key: string, value: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<number> {
+  async #put(
+    key: string,
+    value: AsyncIterable<Uint8Array>,
+    { signal, create }: { signal: AbortSignal; create: boolean },
+  ): Promise<number> {
     const fileId = randomBytes(16).toString("hex");
     const path = join(this.#dir, fileId);
     let cost = 0;
@@ -105,6 +111,8 @@ export class FunctionVault implements FunctionStorage {
       const cipher = new FileCipher(this.#key, this.#id, fileId);
       const bytes = await writeSealed(path, cipher, value, charge);
       signal.throwIfAborted();
+      // Nothing is awaited between this and the next line: of several that create one key, one succeeds.
+      if (create) this.#refuseTaken(key);
       this.#replace(key, { path, cipher, bytes, cost, references: 1 });
       return bytes;
     } catch (error) {
@@ -208,6 +216,11 @@ export class FunctionVault implements FunctionStorage {
         }
       },
     };
+  }
+
+  #refuseTaken(key: string): void {
+    if (!this.#values.has(key)) return;
+    throw new BentoError("storage-exists", "Cannot create value: there is one under this key");
   }
 
   #replace(key: string, value: Value): void {

@@ -5,7 +5,11 @@ import { z } from "zod";
 import { BentoError } from "../../base/errors.ts";
 import { HOPS_MAX } from "../../tor/firewall/choose-path.ts";
 import { EVENT_KINDS } from "../../tor/firewall/owner-watch.ts";
+import { LOG_LEVELS } from "../../wire/api.ts";
+import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
+import { bentoCallSchemas } from "./bento-call-schemas.ts";
+import { RemoteRefusal } from "./bento-error.ts";
 
 /** Text whose UTF-8 is at most `bytesMax` long and that has no lone surrogate. */
 function text(bytesMin: number, bytesMax: number) {
@@ -94,7 +98,10 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     method: z.literal("net.connect"),
     params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port }),
   }),
-  z.strictObject({ method: z.literal("storage.put"), params: z.strictObject({ key }) }),
+  z.strictObject({
+    method: z.literal("storage.put"),
+    params: z.strictObject({ key, create: z.boolean().default(false) }),
+  }),
   z.strictObject({
     method: z.literal("storage.get"),
     params: z.strictObject({ key, offset: z.int().nonnegative().default(0) }),
@@ -108,6 +115,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
       limit: z.int().min(1).max(Limits.storageListMax),
     }),
   }),
+  ...bentoCallSchemas,
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
   z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
   ...torCalls,
@@ -115,7 +123,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
 export const guestLogSchema = z.strictObject({
-  level: z.enum(["debug", "info", "warn", "error"]),
+  level: z.enum(LOG_LEVELS),
   // A frame bounds it; the link cuts it to Limits.logTextBytesMax.
   text: z.string(),
 });
@@ -136,6 +144,8 @@ function cutText(value: string): string {
 export interface CallRefusal {
   readonly code: string;
   readonly message: string;
+  /** The rules of a policy that stand against a manifest. */
+  readonly refusals?: readonly Refusal[];
 }
 
 /** Errors of services that are meant for functions; everything else stays in the box. */
@@ -147,6 +157,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "net-closed",
   "storage-quota",
   "storage-key",
+  "storage-exists",
   "storage-erased",
   "disk-full",
   "tor-refused",
@@ -178,8 +189,19 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "closed",
 ]);
 
+/** Each at most 1.1 KiB of text, four times that in JSON: together they fit a frame. */
+const REFUSALS_MAX = 12;
+
 /** undefined for an error that a function must not see: the caller logs it and answers "internal". */
 export function refusalOf(error: unknown): CallRefusal | undefined {
+  if (error instanceof RemoteRefusal) {
+    const { code, message, refusals } = error;
+    return {
+      code: code.slice(0, 64),
+      message: message.slice(0, 1000),
+      ...(refusals.length > 0 ? { refusals: refusals.slice(0, REFUSALS_MAX) } : {}),
+    };
+  }
   if (!(error instanceof BentoError) || !CODES_FOR_FUNCTIONS.has(error.code)) return undefined;
   return { code: error.code, message: error.message.slice(0, 1000) };
 }

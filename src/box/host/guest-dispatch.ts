@@ -1,26 +1,30 @@
 // Carries out a guest's calls with the services that its grant gave it (spec/guest 5).
 
 import { addAbortSignal } from "node:stream";
-import { Channel } from "../../base/channel.ts";
 import { BentoError } from "../../base/errors.ts";
 import { GUEST_PAYLOAD_BYTES_MAX } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
+import { carryOutBento } from "./bento-calls.ts";
+import { CallInput } from "./call-input.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
 import { type CallAnswer, relay } from "./guest-relay.ts";
 import { carryOutTor } from "./guest-tor-calls.ts";
 import type { FunctionStorage, HostServices, InstanceNet } from "./services.ts";
 
-const DATA_METHODS: ReadonlySet<string> = new Set<GuestCall["method"]>([
+const TAKES_DATA: ReadonlySet<GuestCall["method"]> = new Set([
   "net.connect",
   "storage.put",
+  "bento.deploy",
+  "bento.run",
+  "bento.open",
   "tor.connect",
   "tor.onion.accept",
 ]);
 
 /** Whether the guest may send bytes on the call's id. */
 export function takesData(call: GuestCall): boolean {
-  return DATA_METHODS.has(call.method);
+  return TAKES_DATA.has(call.method);
 }
 
 /** Resolves when the call and its stream are over. Rejects with what went wrong, before or after the answer. */
@@ -34,7 +38,7 @@ export async function carryOut(
     case "net.connect":
       return connect(call.params, open, granted(services.net, "net"), answer);
     case "storage.put":
-      return put(call.params.key, open, granted(services.storage, "storage"), answer);
+      return put(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.get":
       return get(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.delete":
@@ -43,6 +47,15 @@ export async function carryOut(
     case "storage.list":
       answer.reply(await list(call.params, granted(services.storage, "storage")));
       return;
+    case "bento.info":
+    case "bento.policy":
+    case "bento.deploy":
+    case "bento.exec":
+    case "bento.run":
+    case "bento.open":
+    case "bento.close":
+    case "bento.shutdown":
+      return carryOutBento(call, open, granted(services.bento, "bento"), answer);
     case "box.facts":
       answer.reply(await granted(services.box, "box")());
       return;
@@ -83,33 +96,17 @@ async function connect(
   }
 }
 
-async function put(key: string, open: OpenCall, storage: FunctionStorage, answer: CallAnswer): Promise<void> {
-  const pieces = new Channel<{ bytes: Uint8Array; taken: () => void }>(Number.POSITIVE_INFINITY);
-  const { signal } = open;
-  const onAbort = () => {
-    pieces.fail(signal.reason);
-  };
-  signal.addEventListener("abort", onAbort, { once: true });
-  open.connectSink({
-    // Bounded by the window of the stream.
-    data(bytes, taken) {
-      if (!pieces.isClosed) pieces.push({ bytes, taken });
-    },
-    end() {
-      pieces.close();
-    },
-  });
-  const value = async function* () {
-    for await (const { bytes, taken } of pieces) {
-      yield bytes;
-      taken();
-    }
-  };
+async function put(
+  { key, create }: { key: string; create: boolean },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
+  const input = new CallInput(open);
   try {
-    answer.reply(await storage.put(key, value(), { signal }));
+    answer.reply(await storage.put(key, input, { signal: open.signal, create }));
   } finally {
-    pieces.close();
-    signal.removeEventListener("abort", onAbort);
+    input.close();
   }
 }
 

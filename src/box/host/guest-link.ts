@@ -296,9 +296,8 @@ export class GuestLink implements AsyncDisposable {
       // Names no destination and no key: only what failed.
       if (!refusal)
         this.#log.warn("call of a function failed", { method: call.method, error: String(error) });
-      const { code, message } = refusal ?? { code: "internal", message: "The box failed" };
-      if (answered) this.#writer.writeJson(GUEST_FRAME.reset, open.id, { code, message });
-      else this.#refuse(open.id, code, message);
+      const said = refusal ?? { code: "internal", message: "The box failed" };
+      this.#writer.writeJson(answered ? GUEST_FRAME.reset : GUEST_FRAME.refuse, open.id, said);
     } finally {
       this.#calls.delete(open.id);
       open.end(new BentoError("closed", "Cannot go on: the call is over"));

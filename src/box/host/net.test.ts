@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { networkInterfaces } from "node:os";
 import { test } from "node:test";
+import { DnsServer } from "../../../test/support/dns-server.ts";
 import { systemClock, TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { Egress, type EgressOptions } from "./egress.ts";
@@ -10,7 +11,6 @@ import { IDLE_MS } from "./metered-connection.ts";
 import { ATTEMPT_BYTES, NetBroker, type NetBrokerOptions } from "./net.ts";
 import { NameResolver } from "./resolver.ts";
 import type { InstanceNet } from "./services.ts";
-import { startDnsServer, type TestDnsServer } from "./test-dns-server.ts";
 
 const never = new AbortController().signal;
 
@@ -60,7 +60,7 @@ interface Setup {
   readonly allow?: readonly string[];
   readonly connections?: number;
   readonly bytes?: number;
-  readonly dns?: TestDnsServer;
+  readonly dns?: DnsServer;
   readonly broker?: Partial<NetBrokerOptions>;
 }
 
@@ -212,7 +212,7 @@ test("NetBroker: a name is refused by the addresses it resolves to, in either fa
     "private.example": ["10.0.0.1", "fd00::1"],
   };
   await using four = await listen("0.0.0.0");
-  await using dns = await startDnsServer((name) => answers[name] ?? []);
+  await using dns = await DnsServer.start((name) => answers[name]);
   await using net = netFor({ dns });
   for (const host of Object.keys(answers)) {
     await assert.rejects(
@@ -235,11 +235,11 @@ test("NetBroker: a name is refused by the addresses it resolves to, in either fa
 test("NetBroker: asks DNS once and connects to what was checked, whatever the name says next (rebinding)", async () => {
   await using target = await listen("127.0.0.1");
   // First a public face, then the victim: every address but 127.0.0.1 is refused here.
-  await using dns = await startDnsServer((_, count) => (count === 0 ? ["127.0.0.1"] : ["127.0.0.9"]));
+  await using dns = await DnsServer.start((_, _type, count) => (count === 0 ? ["127.0.0.1"] : ["127.0.0.9"]));
   const egress = { privateNetworksAllowed: ["127.0.0.1/32"] };
   await using net = netFor({ dns, egress });
   assert.equal(await reach(net, "rebind.example", target.port), "!");
-  assert.deepEqual([...dns.questions].sort(), ["a rebind.example", "aaaa rebind.example"]);
+  assert.deepEqual([...dns.questions].sort(), ["A rebind.example", "AAAA rebind.example"]);
   // The second connection asks anew and is judged anew.
   await isRefused(net, "rebind.example", target.port);
   assert.equal(target.arrived, 1);
@@ -247,14 +247,14 @@ test("NetBroker: asks DNS once and connects to what was checked, whatever the na
 
 test("NetBroker: skips a name's forbidden addresses and uses an allowed one", async () => {
   await using target = await listen("127.0.0.1");
-  await using dns = await startDnsServer(() => ["10.0.0.1", "127.0.0.9", "127.0.0.1", "fd00::1"]);
+  await using dns = await DnsServer.start(() => ["10.0.0.1", "127.0.0.9", "127.0.0.1", "fd00::1"]);
   await using net = netFor({ dns, egress: { privateNetworksAllowed: ["127.0.0.1/32"] } });
   assert.equal(await reach(net, "many.example", target.port), "!");
 });
 
 test("NetBroker: tries the next address when one refuses", async () => {
   await using target = await listen("127.0.0.3");
-  await using dns = await startDnsServer(() => ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"]);
+  await using dns = await DnsServer.start(() => ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"]);
   await using net = netFor({ dns, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
   assert.equal(await reach(net, "many.example", target.port), "!");
 });
@@ -262,7 +262,7 @@ test("NetBroker: tries the next address when one refuses", async () => {
 test("NetBroker: ports of relay and box are closed on every address of the machine, whatever is allowed", async () => {
   await using relay = await listen("::");
   await using other = await listen("::");
-  await using dns = await startDnsServer(() => ["127.0.0.1", "::1"]);
+  await using dns = await DnsServer.start(() => ["127.0.0.1", "::1"]);
   const egress = { privateNetworksAllowed: EVERY_PRIVATE, ownPorts: [relay.port] };
   await using net = netFor({ dns, egress });
   const interfaces = Object.values(networkInterfaces()).flatMap((entries) => entries ?? []);
@@ -333,7 +333,7 @@ test("NetBroker: refuses everything while the exit policy is unknown", async () 
 
 test("NetBroker: the manifest's destinations are enforced, before any name is asked for", async () => {
   await using target = await listen("127.0.0.1");
-  await using dns = await startDnsServer(() => ["127.0.0.1"]);
+  await using dns = await DnsServer.start(() => ["127.0.0.1"]);
   const { port } = target;
   await using net = netFor({
     dns,
@@ -513,7 +513,7 @@ test("NetBroker: an idle connection is closed, a busy one is not", async () => {
 test("NetBroker: nothing listens, no such name, a silent server: each has its own error", async () => {
   const closed = await listen("127.0.0.1");
   await closed[Symbol.asyncDispose]();
-  await using dns = await startDnsServer((name) => (name === "silent.example" ? undefined : []));
+  await using dns = await DnsServer.start((name) => (name === "silent.example" ? "silence" : undefined));
   const clock = new TestClock();
   const resolver = new NameResolver([dns.address], clock);
   await using net = netFor({ broker: { resolver }, egress: { privateNetworksAllowed: EVERY_PRIVATE } });
@@ -534,7 +534,7 @@ test("NetBroker: nothing listens, no such name, a silent server: each has its ow
 });
 
 test("NetBroker: aborting ends a lookup and a connect at once, and gives their room back", async () => {
-  await using dns = await startDnsServer(() => undefined);
+  await using dns = await DnsServer.start(() => "silence");
   const broker = brokerFor({ dns });
   const net = netFor({ dns }, broker);
   const abort = new AbortController();
@@ -551,7 +551,7 @@ test("NetBroker: aborting ends a lookup and a connect at once, and gives their r
 
 test("InstanceNet: disposing closes what is open and what is being opened, and can be repeated", async () => {
   await using target = await listen("127.0.0.1");
-  await using dns = await startDnsServer(() => undefined);
+  await using dns = await DnsServer.start(() => "silence");
   const setup = { dns, egress: { privateNetworksAllowed: EVERY_PRIVATE } };
   const broker = brokerFor(setup);
   const net = netFor(setup, broker);
@@ -571,15 +571,15 @@ test("InstanceNet: disposing closes what is open and what is being opened, and c
 });
 
 test("NameResolver: takes a bounded number of addresses from an answer", async () => {
-  await using dns = await startDnsServer(() => Array.from({ length: 20 }, (_, index) => `192.0.2.${index}`));
+  await using dns = await DnsServer.start(() => Array.from({ length: 20 }, (_, index) => `192.0.2.${index}`));
   const resolver = new NameResolver([dns.address], systemClock);
   assert.equal((await resolver.resolve("many.example", never)).length, 8);
 });
 
 test("NameResolver: never reads /etc/hosts", async () => {
-  await using dns = await startDnsServer(() => []);
+  await using dns = await DnsServer.start(() => undefined);
   const resolver = new NameResolver([dns.address], systemClock);
   // Every machine has this one there.
   await assert.rejects(resolver.resolve("localhost", never), hasCode("net-unreachable"));
-  assert.ok(dns.questions.includes("a localhost"));
+  assert.ok(dns.questions.includes("A localhost"));
 });

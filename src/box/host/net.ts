@@ -23,7 +23,7 @@ import type { InstanceNet } from "./services.ts";
 export const ATTEMPT_BYTES = 1024;
 
 /** Connections of all instances together, those being opened included: leaves descriptors for everything else. */
-export const CONNECTIONS_TOTAL_MAX = 2048;
+const CONNECTIONS_TOTAL_MAX = 2048;
 
 /**
  * Names that never reach a DNS server: RFC 6761 (localhost), RFC 6762 (local), RFC 7686 (onion), and what

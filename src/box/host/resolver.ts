@@ -8,7 +8,7 @@ import { BentoError, systemCode } from "../../base/errors.ts";
 import { canonicalIp, type IpAddress, parseIp } from "../../base/ip-address.ts";
 import type { TcpAddress } from "../config.ts";
 
-export const RESOLVER_LIMITS = {
+const RESOLVER_LIMITS = {
   /** Addresses taken from one answer of each family: more are never tried. */
   addressesMax: 8,
   /** Milliseconds until a name counts as not answering. Tor's own exits wait about as long. */

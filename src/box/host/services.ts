@@ -4,12 +4,14 @@
 
 import type { Duplex } from "node:stream";
 import type { TorUse } from "../../tor/firewall/owner.ts";
-import type { JsonValue } from "../../wire/api.ts";
+import type { Info, Invocation, JsonValue, Outcome, Stored } from "../../wire/api.ts";
+import type { Policy } from "../../wire/policy.ts";
 
 export interface HostServices {
   readonly net?: InstanceNet;
   readonly storage?: FunctionStorage;
   readonly tor?: InstanceTor;
+  readonly bento?: InstanceBento;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
   /** Ends the function as its owner could, but for the instance that asks. Idempotent. */
@@ -38,13 +40,13 @@ export interface InstanceTor extends AsyncDisposable {
   use(signal: AbortSignal): Promise<TorUse>;
 }
 
-/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "disk-full". */
+/** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "storage-exists", "disk-full". */
 export interface FunctionStorage {
-  /** Stores the whole value or nothing. Resolves when it can be read back. */
+  /** Stores the whole value or nothing. Resolves when it can be read back. With `create` only a key that is new. */
   put(
     key: string,
     value: AsyncIterable<Uint8Array>,
-    options: { signal: AbortSignal },
+    options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }>;
   /** undefined when there is no such key. The value stays readable while it is replaced or deleted. */
   get(
@@ -59,4 +61,60 @@ export interface FunctionStorage {
     after?: string;
     limit: number;
   }): Promise<readonly { key: string; bytes: number }[]>;
+}
+
+/** What `deploy` gives: everything that is needed to use the function, from anywhere. */
+export interface Deployed extends Stored {
+  /** The address as it is to be named, "self" for the box itself. */
+  readonly box: string;
+}
+
+/**
+ * Functions on this box and on others, for one instance, within the `bento` grant of its function. Throws
+ * RemoteRefusal: "bento-refused" (which boxes), "bento-budget" (used up), "bento-limit" (too much at once),
+ * "bento-depth", what the far box answered, or that it was not reached.
+ */
+export interface InstanceBento extends AsyncDisposable {
+  info(box: string, signal: AbortSignal): Promise<Info>;
+  policy(box: string, signal: AbortSignal): Promise<Policy>;
+  /** @param pack the package as JSON text, in pieces. */
+  deploy(
+    box: string,
+    pack: AsyncIterable<Uint8Array>,
+    options: { readonly linked: boolean; readonly signal: AbortSignal },
+  ): Promise<Deployed>;
+  exec(box: string, token: string, invocation: Invocation, signal: AbortSignal): Promise<string>;
+  /** Installs and starts, or starts what is installed, and attaches. */
+  run(
+    box: string,
+    what: { readonly token: string } | { readonly package: AsyncIterable<Uint8Array> },
+    invocation: Invocation,
+    options: { readonly linked: boolean; readonly endInput: boolean; readonly signal: AbortSignal },
+  ): Promise<FarSession>;
+  /** Attaches to an instance. */
+  open(
+    box: string,
+    instance: string,
+    options: { readonly offset?: number | undefined; readonly signal: AbortSignal },
+  ): Promise<FarSession>;
+  /** Whether a running instance was ended. */
+  close(box: string, instance: string, options: { kill: boolean; signal: AbortSignal }): Promise<boolean>;
+  /** How many instances were ended. */
+  shutdown(box: string, token: string, signal: AbortSignal): Promise<number>;
+}
+
+/** A session of a function with a function. Every byte is charged. */
+export interface FarSession {
+  readonly instance: string;
+  /** Output bytes before the first one that follows. */
+  readonly offset: number;
+  readonly deployed: Deployed | undefined;
+  readonly ended: Promise<Outcome>;
+  send(bytes: Uint8Array, last: boolean): Promise<void>;
+  endInput(): Promise<void>;
+  chunks(): AsyncIterable<{ readonly bytes: Uint8Array; readonly last: boolean }>;
+  /** Called when a broken connection was replaced: what was sent shortly before may not have arrived. */
+  onResumed: () => void;
+  /** Leaves. Idempotent. */
+  detach(): Promise<void>;
 }

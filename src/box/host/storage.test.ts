@@ -418,3 +418,25 @@ test("StorageVault.open: sweeps what a killed box left", async () => {
     await rm(root, { recursive: true, force: true });
   }
 });
+
+test("FunctionStorage.put: of several that create one key exactly one succeeds, and none replaces", async () => {
+  await inVault(async (vault) => {
+    const storage = vault.forFunction(A, MIB);
+    const create = (text: string) =>
+      storage.put("k", pieces(Buffer.from(text)), { signal: never, create: true }).then(
+        () => text,
+        (error: unknown) => (error as BentoError).code,
+      );
+    const results = await Promise.all(["a", "b", "c"].map(create));
+    const winners = results.filter((result) => result !== "storage-exists");
+    assert.equal(winners.length, 1, results.join());
+    assert.equal(Buffer.from((await read(storage, "k")) ?? []).toString(), winners[0]);
+    const used = vault.bytesOf(A);
+    assert.equal(await create("d"), "storage-exists");
+    assert.equal(vault.bytesOf(A), used, "what was refused costs nothing");
+    await put(storage, "k", Buffer.from("replaced"));
+    assert.equal(Buffer.from((await read(storage, "k")) ?? []).toString(), "replaced");
+    await storage.delete("k");
+    assert.equal(await create("e"), "e");
+  });
+});

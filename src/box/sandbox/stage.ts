@@ -73,7 +73,7 @@ async function makeStagingDirectory(dir: string, name: string, user: InstanceUse
 }
 
 /** Removes staging directories that an earlier life of the same box left behind. */
-export async function sweepStages(dir: string, name: string): Promise<void> {
+async function sweepStages(dir: string, name: string): Promise<void> {
   for (const parent of [dir, "/var/lib", "/run", "/var/tmp"]) {
     const entries = await readdir(parent).catch(() => []);
     for (const entry of entries.filter((each) => each.startsWith(`${name}-image-`))) {

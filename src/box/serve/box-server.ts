@@ -61,6 +61,7 @@ export class BoxServer implements AsyncDisposable {
       [PATHS.run]: { POST: (request, response) => this.#run(request, response) },
       [PATHS.close]: { POST: (request, response) => this.#close(request, response) },
       [PATHS.list]: { GET: (request, response) => this.#list(request, response) },
+      [PATHS.logs]: { GET: (request, response) => this.#logs(request, response) },
       [PATHS.shutdown]: { POST: (request, response) => this.#shutdown(request, response) },
       [PATHS.open]: { GET: () => refuseUpgradeless() },
     };
@@ -183,6 +184,29 @@ export class BoxServer implements AsyncDisposable {
     sendJson(response, 200, await this.#options.operations.list(bearer(request)));
   }
 
+  async #logs(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { operations, clock } = this.#options;
+    const { query } = target(request);
+    const after = parseCount(query, "after") ?? 0;
+    const waitMs = Math.min(parseCount(query, "wait") ?? 0, Limits.logWaitMsMax);
+    const credential = bearer(request);
+    if (waitMs === 0) {
+      sendJson(response, 200, await operations.logs(credential, after));
+      return;
+    }
+    // Who waits takes the place of a session, for as long as the client is there.
+    const seat = this.#takeSeat();
+    const over = new AbortController();
+    const cancel = clock.after(waitMs, () => over.abort());
+    response.once("close", () => over.abort());
+    try {
+      sendJson(response, 200, await operations.logs(credential, after, over.signal));
+    } finally {
+      cancel();
+      seat.release();
+    }
+  }
+
   async #shutdown(request: IncomingMessage, response: ServerResponse): Promise<void> {
     sendJson(response, 200, await this.#options.operations.shutdown(bearer(request)));
   }
@@ -219,7 +243,7 @@ export class BoxServer implements AsyncDisposable {
       const { path, query } = target(request);
       if (path !== PATHS.open) throw new BoxError("not-found", "There is nothing to upgrade at this path");
       const instance = this.#options.operations.findInstance(bearer(request));
-      const offset = parseOffset(query);
+      const offset = parseCount(query, "offset");
       if (offset !== undefined) checkOffset(instance, offset);
       const seat = this.#takeSeat();
       let upgraded = false;
@@ -303,12 +327,13 @@ function bearer(request: IncomingMessage): string | undefined {
   return /^Bearer ([\x21-\x7e]{1,256})$/i.exec(request.headers.authorization ?? "")?.[1];
 }
 
-function parseOffset(query: URLSearchParams): number | undefined {
-  const text = query.get("offset");
+/** A whole number of a query; undefined when it is not there. */
+function parseCount(query: URLSearchParams, name: string): number | undefined {
+  const text = query.get(name);
   if (text === null) return undefined;
-  const offset = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
-  if (Number.isSafeInteger(offset)) return offset;
-  throw new BoxError("bad-request", "Cannot attach: offset is not a number of bytes");
+  const count = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
+  if (Number.isSafeInteger(count)) return count;
+  throw new BoxError("bad-request", `Cannot read request: ${name} is not a whole number`);
 }
 
 function checkOffset(instance: Instance, offset: number): void {

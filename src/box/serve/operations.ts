@@ -4,7 +4,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
-import type { Invocation, Listing, Outcome, Stored } from "../../wire/api.ts";
+import type { Invocation, Listing, LogPage, Outcome, Stored } from "../../wire/api.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import type { Grant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
@@ -107,6 +107,12 @@ export class Operations {
       storageBytes: this.#options.storageBytes(stored.id),
       instances: this.#options.instances.ofFunction(stored.id).map(listed),
     };
+  }
+
+  /** Log lines of a function for its owner, after a position; waits for one until `signal` aborts, if there is one. */
+  async logs(credential: string | undefined, after: number, signal?: AbortSignal): Promise<LogPage> {
+    const { id } = await this.#findOwned(credential);
+    return await this.#options.instances.logs(id, after, signal);
   }
 
   /** Removes the function durably, ends its instances and erases its storage. */
@@ -215,9 +221,10 @@ function storedOf(pack: FunctionPackage, granted: Grant, added: AddedFunction): 
 }
 
 function listed(instance: Instance) {
-  const { startedAt, isAttached, backlog } = instance;
+  const { log, startedAt, isAttached, backlog } = instance;
   const outcome: Outcome | undefined = instance.outcome;
   return {
+    number: log.number,
     startedAt,
     attached: isAttached,
     outputBytes: backlog.end,

@@ -1,6 +1,7 @@
 // What an instance needs of the process that runs it, whatever the sandbox and the channel are. The production
 // side is sandboxed-guest.ts. Everything that comes out of a Guest was written by hostile code.
 
+import type { LogLine } from "../../wire/api.ts";
 import type { GuestFailure, GuestStart } from "../../wire/guest-frame.ts";
 import type { HostServices } from "../host/services.ts";
 
@@ -15,6 +16,8 @@ export interface GuestRequest {
   readonly services: HostServices;
   /** Output in order, each fragment owned by the callee. */
   readonly onOutput: (bytes: Uint8Array, last: boolean) => void;
+  /** A line for the function's owner: it may hold anything, and goes nowhere else. */
+  readonly onLog: (line: Pick<LogLine, "level" | "text">) => void;
   readonly signal: AbortSignal;
 }
 

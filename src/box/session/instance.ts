@@ -13,6 +13,7 @@ import type { InstanceId } from "../../wire/token.ts";
 import { type HostServices, servicesToClose } from "../host/services.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { Backlog } from "./backlog.ts";
+import type { InstanceLog } from "./function-log.ts";
 import type { Guest, GuestEnd, GuestStarter } from "./guest.ts";
 import type { Spool } from "./spool.ts";
 
@@ -49,6 +50,7 @@ export class Instance implements AsyncDisposable {
   readonly functionId: FunctionId;
   readonly startedAt: number;
   readonly backlog: Backlog;
+  readonly log: InstanceLog;
   readonly #request: InstanceRequest;
   readonly #deps: InstanceDeps;
   readonly #ended = Promise.withResolvers<Outcome>();
@@ -64,8 +66,10 @@ export class Instance implements AsyncDisposable {
   #inputTurn: Promise<void> | undefined;
   #starting = false;
 
-  constructor(id: InstanceId, request: InstanceRequest, deps: InstanceDeps) {
+  /** Takes over `log`. */
+  constructor(id: InstanceId, request: InstanceRequest, log: InstanceLog, deps: InstanceDeps) {
     this.id = id;
+    this.log = log;
     this.functionId = request.functionId;
     this.startedAt = deps.clock.now();
     this.#request = request;
@@ -105,6 +109,9 @@ export class Instance implements AsyncDisposable {
         services,
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);
+        },
+        onLog: (line) => {
+          this.log.append(line);
         },
         signal: this.#abort.signal,
       });
@@ -166,11 +173,12 @@ export class Instance implements AsyncDisposable {
     await this.#inTurn(signal, (guest) => guest.endInput());
   }
 
-  /** Kills what runs and frees the output. */
+  /** Kills what runs and frees output and log. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill("box-stopping");
     await this.#life;
     await this.backlog[Symbol.asyncDispose]();
+    this.log[Symbol.dispose]();
   }
 
   #guestStart(): GuestStart {

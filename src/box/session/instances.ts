@@ -2,10 +2,12 @@
 // Ended instances keep their outcome and unread output for a while, bounded in time, number and bytes.
 
 import type { Clock } from "../../base/clock.ts";
+import type { LogPage } from "../../wire/api.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { hashToken, type InstanceId, newInstanceId, type TokenHash } from "../../wire/token.ts";
 import type { HostServices } from "../host/services.ts";
 import type { FunctionId } from "../store/function-store.ts";
+import { FunctionLog } from "./function-log.ts";
 import { Instance, type InstanceDeps, type InstanceRequest, type KillReason } from "./instance.ts";
 
 /** Ended instances that wait for a reader. */
@@ -35,6 +37,7 @@ export class Instances implements AsyncDisposable {
   readonly #retain: { readonly ms: number; readonly instances: number; readonly bytes: number };
   readonly #byHash = new Map<TokenHash, Instance>();
   readonly #byFunction = new Map<FunctionId, Set<Instance>>();
+  readonly #logs = new Map<FunctionId, FunctionLog>();
   /** Oldest end first. */
   readonly #endedOnes = new Map<Instance, () => void>();
   #running = 0;
@@ -59,7 +62,8 @@ export class Instances implements AsyncDisposable {
   async start(request: InstanceRequest): Promise<Instance> {
     if (this.#stopping) throw new BoxError("shutting-down", "Cannot start instance: the box is stopping");
     const reservation = this.#options.reserve(request);
-    const instance = new Instance(newInstanceId(), request, this.#options);
+    const log = this.#logOf(request.functionId).open();
+    const instance = new Instance(newInstanceId(), request, log, this.#options);
     this.#add(instance);
     void this.#follow(instance, reservation);
     try {
@@ -81,6 +85,18 @@ export class Instances implements AsyncDisposable {
     return [...(this.#byFunction.get(id) ?? [])];
   }
 
+  /**
+   * What a function's instances logged after a position. Waits for a line until `signal` aborts, and no longer than
+   * that; without a signal not at all.
+   */
+  async logs(id: FunctionId, after: number, signal?: AbortSignal): Promise<LogPage> {
+    const log = this.#logOf(id);
+    if (signal) await log.changed(after, signal);
+    const page = log.read(after);
+    this.#dropLog(id);
+    return page;
+  }
+
   /** Ends all instances of a function but one. Resolves when they run no more: how many were running. */
   async endFunction(id: FunctionId, reason: KillReason, spared?: Instance): Promise<number> {
     const all = this.ofFunction(id);
@@ -98,6 +114,7 @@ export class Instances implements AsyncDisposable {
     this.#endedOnes.get(instance)?.();
     this.#endedOnes.delete(instance);
     await instance[Symbol.asyncDispose]();
+    this.#dropLog(instance.functionId);
   }
 
   /** Ends everything and starts nothing more. Output stays, so that attached clients still see how it ended. */
@@ -110,6 +127,16 @@ export class Instances implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
     await Promise.all([...this.#byHash.values()].map((instance) => this.free(instance)));
+  }
+
+  #logOf(id: FunctionId): FunctionLog {
+    const log = this.#logs.get(id) ?? new FunctionLog(this.#clock);
+    this.#logs.set(id, log);
+    return log;
+  }
+
+  #dropLog(id: FunctionId): void {
+    if (this.#logs.get(id)?.isUnused) this.#logs.delete(id);
   }
 
   #add(instance: Instance): void {

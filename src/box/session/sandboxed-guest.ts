@@ -19,6 +19,18 @@ export const GUEST_OPEN_FILES = 256;
 /** How long the end of the process may lag behind the end of its channel: milliseconds. */
 const EXIT_GRACE_MS = 1_000;
 
+/** Lines of a dead runtime's standard error that its owner gets: a panic with its advice, or a traceback. */
+const LAST_WORDS_MAX = 32;
+
+/** How Deno's and CPython's own crashes read: those that a source can cause which is too much for their parsers. */
+const CRASHES: readonly (readonly [RegExp, string])[] = [
+  [
+    /has overflowed its stack|Cannot recover from stack overflow/,
+    ": its stack overflowed, as on code that is nested too deeply",
+  ],
+  [/^thread '.*' (?:\(\d+\) )?panicked at /m, ": it panicked; its last words are in the log of the instance"],
+];
+
 /** What a grant means to the sandbox. Processes are rounded up to what the runtimes need to exist. */
 export function sandboxSpec(grant: Grant): SandboxSpec {
   const { memoryBytes, cpuPercent, pids, tmpBytes } = grant.limits;
@@ -61,7 +73,7 @@ export class SandboxedGuests implements GuestStarter {
   }
 
   async #start(request: GuestRequest): Promise<Guest> {
-    const { start, services, onOutput, signal } = request;
+    const { start, services, onOutput, onLog, signal } = request;
     await using undo = new AsyncDisposableStack();
     const sandbox = undo.use(await this.#host.start(sandboxSpec(start.grant), { signal }));
     const { stdin, stdout } = sandbox;
@@ -71,9 +83,10 @@ export class SandboxedGuests implements GuestStarter {
       onOutput: ({ bytes, last }) => {
         onOutput(bytes, last);
       },
+      onLog,
     });
     undo.move();
-    return new SandboxedGuest(sandbox, link, this.#clock);
+    return new SandboxedGuest(sandbox, link, { clock: this.#clock, onLog });
   }
 
   async #ready(link: GuestLink, sandbox: Sandbox, signal: AbortSignal): Promise<void> {
@@ -122,10 +135,10 @@ class SandboxedGuest implements Guest {
   readonly #sandbox: Sandbox;
   readonly #link: GuestLink;
 
-  constructor(sandbox: Sandbox, link: GuestLink, clock: Clock) {
+  constructor(sandbox: Sandbox, link: GuestLink, deps: EndDeps) {
     this.#sandbox = sandbox;
     this.#link = link;
-    this.ended = endOf(sandbox, link, clock);
+    this.ended = endOf(sandbox, link, deps);
   }
 
   async sendInput(bytes: Uint8Array, last: boolean): Promise<void> {
@@ -158,7 +171,12 @@ class SandboxedGuest implements Guest {
   }
 }
 
-async function endOf(sandbox: Sandbox, link: GuestLink, clock: Clock): Promise<GuestEnd> {
+interface EndDeps {
+  readonly clock: Clock;
+  readonly onLog: GuestRequest["onLog"];
+}
+
+async function endOf(sandbox: Sandbox, link: GuestLink, { clock, onLog }: EndDeps): Promise<GuestEnd> {
   const end: LinkEnd = await link.ended;
   switch (end.kind) {
     case "returned":
@@ -174,19 +192,32 @@ async function endOf(sandbox: Sandbox, link: GuestLink, clock: Clock): Promise<G
       });
       const exit = await sandbox.exited;
       cancel();
+      const stderr = sandbox.stderrTail();
+      for (const text of lastWords(stderr)) onLog({ level: "error", text });
       return exit.kind === "out-of-memory"
         ? { kind: "died", reason: "out-of-memory" }
-        : { kind: "died", reason: "crashed", detail: exitText(exit) };
+        : { kind: "died", reason: "crashed", detail: exitText(exit, stderr) };
     }
   }
 }
 
-function exitText(exit: SandboxExit): string {
+/**
+ * What a runtime wrote before it died, from the end: for the function's owner. It was written inside the sandbox and may
+ * hold the function's data, so the box's own log does not get it.
+ */
+function lastWords(stderr: string): string[] {
+  const lines = stderr.split("\n").map((line) => line.trimEnd());
+  return lines.filter((line) => line !== "").slice(-LAST_WORDS_MAX);
+}
+
+/** Fixed texts: what the guest wrote only chooses among them, which is no more than it can do by ending otherwise. */
+function exitText(exit: SandboxExit, stderr: string): string {
+  const why = CRASHES.find(([pattern]) => pattern.test(stderr))?.[1] ?? "";
   switch (exit.kind) {
     case "exited":
-      return `the runtime exited with code ${exit.code}`;
+      return `the runtime exited with code ${exit.code}${why}`;
     case "signalled":
-      return `the runtime was ended by signal ${exit.signal}`;
+      return `the runtime was ended by signal ${exit.signal}${why}`;
     case "out-of-memory":
       return "out of memory";
     case "killed":

@@ -9,7 +9,7 @@ import type { BoxFrame, ClientFrame } from "../../wire/session-frame.ts";
 import type { Attachment, Instance } from "./instance.ts";
 
 /** How long a client has to hang up after the last frame before the box does: milliseconds. */
-export const LINGER_MS = 10_000;
+const LINGER_MS = 10_000;
 
 /** A two-way stream of session frames, whatever carries it. */
 export interface SessionTransport {

@@ -29,7 +29,7 @@ declare const brand: unique symbol;
 export type FunctionId = string & { readonly [brand]: "function" };
 
 /** Packages waiting to be written, in bytes of text: bounds memory while the disk is slow. */
-export const PENDING_BYTES_MAX = 64 * 2 ** 20;
+const PENDING_BYTES_MAX = 64 * 2 ** 20;
 
 /** Megabytes of the worker's heap: a batch of packages and their sealed copies fit, garbage is collected early. */
 const WORKER_LIMITS = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 512 };

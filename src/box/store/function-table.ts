@@ -8,7 +8,7 @@ import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import type { SealedPackage, WrapKind } from "./sealed-package.ts";
 
-export const FUNCTIONS_FILE = "functions.sqlite";
+const FUNCTIONS_FILE = "functions.sqlite";
 
 /** Marks the file as ours: "Bnto". */
 const APPLICATION_ID = 0x426e746f;

@@ -1,7 +1,7 @@
 // What `run` and `open` share: an attached session from here to its end. Output bytes go to stdout or a file as they
 // are, input comes from a file or stdin, Ctrl-C leaves and says how to come back, the outcome becomes the exit code.
 
-import { createReadStream, createWriteStream } from "node:fs";
+import { open as openFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { BentoError, systemCode, unreachable } from "../../base/errors.ts";
@@ -10,20 +10,23 @@ import { Limits } from "../../wire/limits.ts";
 import type { ShutdownToken } from "../../wire/token.ts";
 import type { BoxClient, OutputChunk, Session, SessionEvent, StoredFunction } from "../client.ts";
 import { freeName } from "../context.ts";
-import { type Cli, type Reach, usage } from "./cli.ts";
+import { type Cli, type Reach, savedReach, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
+import type { OutputFile } from "./output-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
 export interface StreamOptions {
-  /** Where output goes; stdout when left out. */
-  readonly output?: string | undefined;
-  /** A file, or `-` for stdin, sent as messages. */
-  readonly input?: string | undefined;
+  /** Where output goes; stdout when left out. The caller closes it. */
+  readonly output?: OutputFile | undefined;
+  /** Sent as messages; ended by whoever reads it. */
+  readonly input?: Readable | undefined;
   /** Each line of the input is a message. */
   readonly lines?: boolean | undefined;
   /** End the function's input when the given input has ended (or at once when there is none). */
   readonly endInput: boolean;
+  /** Called when the instance has ended, while the box still knows it. */
+  readonly onEnded?: (() => Promise<void>) | undefined;
 }
 
 /** How a session is remembered while it runs. */
@@ -46,13 +49,11 @@ export async function rememberInstance(
   return cli.context.update((data) => {
     const name = freeName(base, data.instances);
     data.instances[name] = {
-      box: entry.reach.box,
+      ...savedReach(entry.reach),
       isolation: entry.isolation,
       instance,
       offset: 0,
       startedAt: Date.now(),
-      ...(entry.reach.socks === undefined ? {} : { socks: entry.reach.socks }),
-      ...(entry.reach.direct ? { direct: true } : {}),
       ...(entry.function === undefined ? {} : { function: entry.function }),
       ...(entry.shutdownToken === undefined ? {} : { shutdownToken: entry.shutdownToken }),
     };
@@ -71,7 +72,8 @@ export async function streamSession(
 ): Promise<ExitCode> {
   const { io } = cli;
   await using _session = session;
-  const output = options.output === undefined ? undefined : await openOutput(options.output);
+  const { output } = options;
+  await output?.begin();
   const stop = new AbortController();
   const onInterrupt = () => {
     void session.detach();
@@ -88,6 +90,7 @@ export async function streamSession(
     if (cli.signal.aborted) return await detached(cli, session, remembered);
     const outcome = await session.ended;
     if (last !== undefined && last !== 0x0a && !output && !io.json && io.stdout.isTTY) io.note("");
+    await options.onEnded?.();
     await forget(cli, client, remembered);
     return reportOutcome(cli, outcome);
   } catch (error) {
@@ -100,7 +103,6 @@ export async function streamSession(
   } finally {
     stop.abort(new BentoError("closed", "The session is over"));
     cli.signal.removeEventListener("abort", onInterrupt);
-    output?.end();
   }
 }
 
@@ -157,7 +159,7 @@ async function pipeOutput(
   cli: Cli,
   session: Session,
   events: SessionEvents,
-  output: Output | undefined,
+  output: OutputFile | undefined,
 ): Promise<number | undefined> {
   const { io } = cli;
   let last: number | undefined;
@@ -192,29 +194,19 @@ export function outputEvent(chunk: OutputChunk): Readonly<Record<string, unknown
   };
 }
 
-interface Output {
-  write(bytes: Uint8Array): Promise<void>;
-  end(): void;
-}
-
-async function openOutput(file: string): Promise<Output> {
-  const stream = createWriteStream(file);
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  stream.once("open", () => resolve());
-  const failure = (cause: Error) =>
-    new BentoError("bad-config", `Cannot write ${file}: ${systemCode(cause) ?? cause.message}`, { cause });
-  stream.on("error", (cause) => reject(failure(cause)));
-  await promise;
-  return {
-    write: (bytes) =>
-      new Promise((done, fail) => {
-        stream.write(bytes, (cause) => {
-          if (cause) fail(failure(cause));
-          else done();
-        });
-      }),
-    end: () => stream.end(),
-  };
+/** The stream that `-i` names, a file or `-` for stdin. Throws "usage" when there is no such file. */
+export async function openInput(cli: Cli, given: string | undefined): Promise<Readable | undefined> {
+  if (given === undefined) return undefined;
+  if (given === "-") return cli.io.stdin;
+  try {
+    const file = await openFile(given, "r");
+    if (!(await file.stat()).isDirectory())
+      return file.createReadStream({ highWaterMark: Limits.fragmentBytesMax });
+    await file.close();
+  } catch (cause) {
+    throw usage(`Cannot read input from ${given}: ${systemCode(cause) ?? "failed"}`);
+  }
+  throw usage(`Cannot read input from ${given}: it is a folder`);
 }
 
 async function sendInput(
@@ -223,11 +215,8 @@ async function sendInput(
   options: StreamOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  if (options.input !== undefined) {
-    const source =
-      options.input === "-"
-        ? cli.io.stdin
-        : createReadStream(options.input, { highWaterMark: Limits.fragmentBytesMax });
+  const source = options.input;
+  if (source) {
     const release = () => {
       if (source === cli.io.stdin) source.pause();
       else source.destroy();
@@ -241,7 +230,7 @@ async function sendInput(
     } catch (error) {
       if (error instanceof BentoError && error.code === "already-ended") return;
       if (systemCode(error) !== undefined && !(error instanceof BentoError)) {
-        throw usage(`Cannot read input from ${options.input}: ${systemCode(error) ?? "failed"}`);
+        throw usage(`Cannot read input: ${systemCode(error) ?? "failed"}`);
       }
       throw error;
     }
@@ -269,7 +258,7 @@ async function detached(cli: Cli, session: Session, remembered: Remembered): Pro
   return EXIT.interrupted;
 }
 
-export function reattachCommand(remembered: { readonly name: string }): string {
+function reattachCommand(remembered: { readonly name: string }): string {
   return `bento open ${remembered.name}`;
 }
 

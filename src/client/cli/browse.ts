@@ -1,152 +1,199 @@
 // `bento browse URL`: the page with everything in it, fetched by the Browser function at a box, as one HTML file that
-// makes no request when opened. Shown as soon as it is complete, while padding still flows.
+// makes no request when opened. Shown as soon as it is complete, while padding still flows. Ctrl-C stops waiting; the
+// answer is read to its end all the same, so that leaving does not show on the link.
 
 import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
-import { BentoError, systemCode } from "../../base/errors.ts";
-import { parseBytes } from "../../wire/quantity.ts";
-import { BoxClient, newIsolation, type Session, type StoredFunction } from "../client.ts";
-import { type Page, type PageProgress, receivePage } from "../digest/receive-page.ts";
-import { type LoadedPackage, loadPackage } from "../package-loader.ts";
+import { BentoError } from "../../base/errors.ts";
+import type { Outcome } from "../../wire/api.ts";
+import { BROWSE_DEFAULTS, type Shape } from "../../wire/browse.ts";
+import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
+import { loadBrowser } from "../browse/browser-package.ts";
+import { BoxClient, newIsolation } from "../client.ts";
 import { reportOutcome } from "./attached.ts";
+import { explain, readPopulation, type ShapeOptions, shapeOf, webPopulation } from "./browse-shape.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
-import { Progress } from "./progress.ts";
+import { OutputFile } from "./output-file.ts";
+import { formatSeconds, Progress } from "./progress.ts";
 
-export interface BrowseOptions extends ReachOptions {
-  readonly pad: string;
+export interface BrowseOptions extends ReachOptions, ShapeOptions {
+  readonly explain?: boolean | undefined;
+  readonly scripts?: boolean | undefined;
   readonly output?: string | undefined;
   readonly open?: boolean | undefined;
 }
 
-/** How long the box has to remove the function once the page is here: milliseconds. */
-const CLEAN_UP_MS = 10_000;
 /** Failed parts that are named; the rest is counted. */
 const FAILURES_SHOWN = 5;
 
-export async function browse(cli: Cli, address: string, options: BrowseOptions): Promise<ExitCode> {
+export async function browse(
+  cli: Cli,
+  address: string | undefined,
+  options: BrowseOptions,
+): Promise<ExitCode> {
+  const population =
+    options.population === undefined ? webPopulation() : await readPopulation(cli, options.population);
+  const shape = shapeOf(options, population);
+  if (address === undefined) {
+    if (!options.explain) throw usage("Cannot browse: no address", "bento browse https://…");
+    const { lines, json } = explain(shape, population);
+    cli.io.result(json, () => lines.join("\n"));
+    return EXIT.ok;
+  }
   const url = parseUrl(address);
-  const pad = parsePad(options.pad);
-  const { page, session } = await fetchPage(cli, url, pad, options);
-  const outcome = await session.ended;
-  if (outcome.kind !== "returned" && page.url === undefined) return reportOutcome(cli, outcome);
-  const file = await deliver(cli, page, options);
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
+  const deliveries: Promise<string | undefined>[] = [];
+  const { page, outcome } = await fetchPage(cli, url, shape, {
+    ...options,
+    // As soon as it is whole; padding follows.
+    onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
+  });
+  if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
+  const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
   report(cli, page, file);
+  if (options.explain) {
+    const { lines, json } = explain(shape, population, page.contentBytes);
+    cli.io.event({ event: "explained", ...json });
+    if (!cli.io.json) for (const line of lines) cli.io.note(line);
+  }
   if (page.url === undefined) return EXIT.functionFailed;
+  if (!page.isShaped) return EXIT.integrity;
   return page.verified ? EXIT.ok : EXIT.partial;
 }
 
-/** Runs the Browser function and reads its digest to the end; the function is removed from the box afterwards. */
+export interface FetchOptions extends ReachOptions {
+  readonly scripts?: boolean | undefined;
+  readonly onComplete?: ((html: Uint8Array) => void) | undefined;
+}
+
+/** One page through one instance of the Browser function, which is removed from the box afterwards. */
 export async function fetchPage(
   cli: Cli,
   url: URL,
-  pad: number,
-  options: ReachOptions & { readonly open?: boolean | undefined },
-): Promise<{ page: Page; session: Session }> {
-  const loaded = withPort(await loadPackage("browser"), url);
+  shape: Shape,
+  options: FetchOptions,
+): Promise<{ page: Visited | undefined; outcome: Outcome | undefined }> {
+  const loaded = await loadBrowser({ urls: [url] });
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
   using progress = new Progress(cli.io, `Connecting to ${boxLabel(reach)}`);
-  const session = await client.run(
-    { package: loaded.package },
-    { args: [url.href, { pad }] },
-    { endInput: true, signal: cli.signal },
-  );
-  await using _session = session;
-  const leave = () => void session.detach();
-  cli.signal.addEventListener("abort", leave, { once: true });
-  progress.phase("The box fetches the page");
-  const opened: { html?: Promise<string> } = {};
+  const settings = { ...BROWSE_DEFAULTS, shape, scripts: options.scripts ?? false };
+  const session = new BrowseSession({ client, package: loaded.package, settings });
+  let last: VisitProgress | undefined;
   try {
-    const page = await receivePage(bytesOf(session), {
-      signal: cli.signal,
-      onProgress: (now) => {
-        showProgress(progress, now);
+    const page = await session.visit(
+      { url: url.href },
+      {
+        last: true,
+        signal: cli.signal,
+        onProgress: (now) => {
+          last = now;
+          showProgress(progress, now);
+        },
+        onShowable: (html, stage) => {
+          if (stage === "complete") options.onComplete?.(html);
+        },
       },
-      onShowable: (html, stage) => {
-        if (options.open && stage === "complete") opened.html = openInBrowser(cli, html);
-      },
-    });
-    if (options.open) await (opened.html ?? openInBrowser(cli, page.html));
-    return { page, session };
+    );
+    return { page, outcome: await session.outcome() };
   } catch (error) {
+    if (cli.signal.aborted) await leave(cli, session, shape, last);
     cli.signal.throwIfAborted();
-    throw error;
+    if (!(error instanceof BentoError) || error.code !== "session-ended") throw error;
+    return { page: undefined, outcome: await session.outcome() };
   } finally {
-    cli.signal.removeEventListener("abort", leave);
-    await removeFunction(client, session.stored as StoredFunction | undefined);
+    await session.close();
   }
 }
 
-async function* bytesOf(session: Session): AsyncGenerator<Uint8Array> {
-  for await (const chunk of session.chunks()) yield chunk.bytes;
-}
-
-async function removeFunction(client: BoxClient, stored: StoredFunction | undefined): Promise<void> {
-  if (!stored) return;
-  try {
-    await client.shutdown(stored.shutdownToken, { signal: AbortSignal.timeout(CLEAN_UP_MS) });
-  } catch {
-    // The page is here; what stays behind on the box expires there by itself.
+/** After Ctrl-C: a shaped answer is read to its end, since breaking it off would show. */
+async function leave(
+  cli: Cli,
+  session: BrowseSession,
+  shape: Shape,
+  last: VisitProgress | undefined,
+): Promise<void> {
+  if (shape.kind === "none") {
+    await session.abandon();
+    return;
   }
+  const leftBytes = (last?.size ?? shape.bytes.at(-1) ?? 0) - (last?.bytes ?? 0);
+  cli.io.note(
+    `Stopped. The answer is still received, ${formatSeconds(leftBytes / shape.rate)} or a little more, so that leaving does not show on your link.`,
+  );
+  cli.io.note("  Ctrl-C again leaves at once.");
+  await session.close();
 }
 
-function showProgress(progress: Progress, now: PageProgress): void {
+function showProgress(progress: Progress, now: VisitProgress): void {
   const of = now.resourcesExpected === undefined ? "" : ` of ${now.resourcesExpected}`;
-  if (!now.isComplete) {
-    progress.phase(`Page and ${now.resources}${of} parts:`);
-    progress.update(now.contentBytes);
-  } else {
-    progress.phase("Page complete; padding:");
-    progress.update(now.paddingBytes, now.paddingTotal);
-  }
+  progress.phase(now.isComplete ? "Page complete; padding:" : `Page and ${now.resources}${of} parts:`);
+  if (now.size !== undefined) progress.update(now.bytes, now.size);
+  else if (now.isComplete) progress.update(now.paddingBytes, now.paddingTotal);
+  else progress.update(now.contentBytes);
 }
 
-async function deliver(cli: Cli, page: Page, options: BrowseOptions): Promise<string | undefined> {
-  if (options.output !== undefined) {
-    try {
-      await writeFile(options.output, page.html);
-    } catch (cause) {
-      throw new BentoError("bad-config", `Cannot write ${options.output}: ${systemCode(cause) ?? "failed"}`, {
-        cause,
-      });
-    }
+/** A file or a window, as soon as the page is whole. */
+async function deliverEarly(
+  cli: Cli,
+  html: Uint8Array,
+  output: OutputFile | undefined,
+  options: BrowseOptions,
+): Promise<string | undefined> {
+  if (output) {
+    await output.write(html);
     return options.output;
   }
-  if (!options.open && !cli.io.json) await cli.io.write(page.html);
+  return options.open ? openInBrowser(cli, html) : undefined;
+}
+
+/** What only the end of the answer decides: a page that stayed incomplete, and standard output. No page, no file. */
+async function deliverRest(
+  cli: Cli,
+  page: Visited,
+  output: OutputFile | undefined,
+  options: BrowseOptions,
+): Promise<string | undefined> {
+  if (page.url === undefined) return undefined;
+  if (!page.verified && (output || options.open)) return deliverEarly(cli, page.html, output, options);
+  if (!output && !options.open && !cli.io.json) await cli.io.write(page.html);
   return undefined;
 }
 
-function report(cli: Cli, page: Page, file: string | undefined): void {
+function report(cli: Cli, page: Visited, file: string | undefined): void {
   const { io } = cli;
-  const { url, status, resources, failures, verified, contentBytes, paddingBytes } = page;
+  const { url, status, resources, failures, verified, contentBytes, paddingBytes, isShaped } = page;
   io.event({
     event: "page",
     url,
     status,
     file,
     verified,
+    isShaped,
     resources: resources.length,
     failures: failures.map((failure) => ({ ...failure })),
-    htmlBytes: page.html.length,
+    htmlBytes: url === undefined ? 0 : page.html.length,
     contentBytes,
     paddingBytes,
   });
   if (io.json) return;
   const sizes = `${formatBytes(contentBytes)} received${paddingBytes > 0 ? `, ${formatBytes(paddingBytes)} padding` : ""}`;
-  io.note(
-    `${url === undefined ? "No page" : `${status} ${printable(url)}`}: ${resources.length} files, ${sizes}`,
-  );
-  io.note(
-    verified
-      ? io.green("The digest is whole and its hash is right.")
-      : io.red("Incomplete: this is what came."),
-  );
+  if (url === undefined) io.note(`${io.red("No page.")} ${sizes}`);
+  else io.note(`${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
+  if (!verified) io.note(io.red("Incomplete: this is what came."));
+  else if (url !== undefined) io.note(io.green("The digest is whole and its hash is right."));
+  if (!isShaped) {
+    io.note(
+      io.red("The answer has none of the sizes that were asked for: the box let more show than it should."),
+    );
+  }
   for (const failure of failures.slice(0, FAILURES_SHOWN)) {
-    io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}`);
+    const why = failure.detail === "" ? "" : `: ${printable(failure.detail)}`;
+    io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}${why}`);
   }
   if (failures.length > FAILURES_SHOWN) io.note(`  and ${failures.length - FAILURES_SHOWN} more`);
   if (file !== undefined) io.note(`Written to ${file}`);
@@ -176,18 +223,4 @@ function parseUrl(text: string): URL {
     return url;
   }
   throw usage(`Cannot browse "${text}": wanted an http:// or https:// address without user and password`);
-}
-
-function parsePad(text: string): number {
-  const bytes = /^\d{1,12}$/.test(text) ? Number(text) : parseBytes(text);
-  if (bytes !== undefined) return bytes;
-  throw usage(`Cannot pad to "${text}": wanted a size such as 512KiB or 1MiB, or 0`);
-}
-
-/** The bundled manifest asks for the web's usual ports; a URL with another one asks for that one too. */
-function withPort(loaded: LoadedPackage, url: URL): LoadedPackage {
-  const { manifest } = loaded.package;
-  if (url.port === "" || !manifest.net) return loaded;
-  const net = { ...manifest.net, allow: [...manifest.net.allow, `*:${url.port}`] };
-  return { ...loaded, package: { ...loaded.package, manifest: { ...manifest, net } } };
 }

@@ -1,15 +1,18 @@
 // What every command gets: streams, the user's context, a signal for Ctrl-C, and how boxes are reached. The way
 // through Tor is the default everywhere; direct TCP has to be asked for by name.
 
+import { isIP } from "node:net";
 import { BentoError } from "../../base/errors.ts";
+import type { ControlAddress } from "../../tor/control-connection.ts";
 import type { SocksAddress } from "../../tor/socks.ts";
 import { grant } from "../../wire/grant.ts";
 import { type Manifest, parseManifest } from "../../wire/manifest.ts";
 import { type BoxAddress, formatAddress, isOnion, tryParseAddress } from "../address.ts";
 import { BoxClient } from "../client.ts";
-import type { BoxEntry, Context } from "../context.ts";
+import type { BoxEntry, Context, SavedReach } from "../context.ts";
 import { type Dial, directDial } from "../dial.ts";
 import type { LoadedPackage } from "../package-loader.ts";
+import { type RelayDialers, tryParseFingerprint } from "../relay-dial.ts";
 import { torDial, tryParseSocks } from "../tor-dial.ts";
 import type { Io } from "./io.ts";
 
@@ -19,6 +22,8 @@ export interface Cli {
   readonly env: NodeJS.ProcessEnv;
   /** Aborted by the first Ctrl-C; the second ends the process. */
   readonly signal: AbortSignal;
+  /** For boxes at their relays' addresses; the process that made it disposes of it. */
+  readonly relays: RelayDialers;
 }
 
 /** Options that every command which talks to a box has. */
@@ -29,6 +34,10 @@ export interface ReachOptions {
   readonly direct?: boolean | undefined;
   /** host:port of Tor's SOCKS port. */
   readonly socks?: string | undefined;
+  /** Fingerprint: the box is at this relay's own address, reached by a circuit that ends there. */
+  readonly relay?: string | undefined;
+  /** host:port or unix:/path of the control port of the tor behind the SOCKS port. */
+  readonly torControl?: string | undefined;
 }
 
 /** A box, and the way to it. */
@@ -39,6 +48,8 @@ export interface Reach {
   readonly dial: Dial;
   readonly direct: boolean;
   readonly socks: string | undefined;
+  /** Set when circuits end at the box's relay. */
+  readonly relay: { readonly fingerprint: string; readonly control: string } | undefined;
 }
 
 /** Tor's usual SOCKS port, where nothing else is said. */
@@ -53,9 +64,7 @@ export function usage(message: string, advice?: string): BentoError {
 export async function reachBox(cli: Cli, name: string, options: ReachOptions): Promise<Reach> {
   const data = await cli.context.read();
   const entry: BoxEntry | undefined = Object.hasOwn(data.boxes, name) ? data.boxes[name] : undefined;
-  const address = tryParseAddress(
-    entry ? ((options.direct ? entry.direct : undefined) ?? entry.address) : name,
-  );
+  const address = tryParseAddress(entry ? addressOf(entry, options) : name);
   if (!address) {
     const names = Object.keys(data.boxes);
     throw usage(
@@ -68,11 +77,61 @@ export async function reachBox(cli: Cli, name: string, options: ReachOptions): P
   if (options.direct) {
     if (isOnion(address))
       throw usage(`Cannot reach ${name} directly: an onion address needs Tor`, "Leave out --direct.");
-    return { box: name, address, dial: directDial, direct: true, socks: undefined };
+    return { box: name, address, dial: directDial, direct: true, socks: undefined, relay: undefined };
   }
   const socks =
     options.socks ?? entry?.socks ?? data.network?.socks ?? cli.env["BENTO_SOCKS"] ?? DEFAULT_SOCKS;
-  return { box: name, address, dial: torDial(socksAddress(socks)), direct: false, socks };
+  const proxy = socksAddress(socks);
+  const relay = relayOf(cli, name, address, entry, options);
+  const dial = relay
+    ? cli.relays.dial(controlAddress(relay.control), proxy, relay.fingerprint)
+    : torDial(proxy);
+  return { box: name, address, dial, direct: false, socks, relay };
+}
+
+function addressOf(entry: BoxEntry, options: ReachOptions): string {
+  if (options.direct) return entry.direct ?? entry.address;
+  if (options.relay !== undefined) return entry.exit ?? entry.address;
+  return entry.address;
+}
+
+/**
+ * The relay where circuits to a box end: the one named, or the companion of a known box that has no onion service. Throws
+ * "usage" when that cannot be; a plain stream would leave Tor at any exit, so there is no other way to fall back to.
+ */
+function relayOf(
+  cli: Cli,
+  name: string,
+  address: BoxAddress,
+  entry: BoxEntry | undefined,
+  options: ReachOptions,
+): Reach["relay"] {
+  const own = entry?.control !== undefined && !isOnion(address) ? entry.fingerprint : undefined;
+  const given = options.relay ?? own;
+  if (given === undefined) {
+    if (options.torControl === undefined) return undefined;
+    throw usage(
+      "Cannot use --tor-control alone: it serves circuits to a relay",
+      "Name the relay with --relay.",
+    );
+  }
+  const fingerprint = tryParseFingerprint(given);
+  if (fingerprint === undefined)
+    throw usage(`Cannot use relay "${given.slice(0, 80)}": wanted a fingerprint, 40 hexadecimal digits`);
+  if (entry?.fingerprint !== undefined && entry.fingerprint.toUpperCase() !== fingerprint)
+    throw usage(`Cannot reach ${name} at relay ${fingerprint}: its relay is ${entry.fingerprint}`);
+  if (!isIP(address.host))
+    throw usage(
+      `Cannot reach ${name} at a relay: wanted the relay's own IP address and the box's port`,
+      isOnion(address) ? "An onion address needs no --relay." : undefined,
+    );
+  const control = options.torControl ?? entry?.control ?? cli.env["BENTO_TOR_CONTROL"];
+  if (control === undefined)
+    throw usage(
+      `Cannot reach ${name} at its relay: that needs the control port of your tor`,
+      "Name it with --tor-control, e.g. 127.0.0.1:9051; torrc: ControlPort 9051, CookieAuthentication 1.",
+    );
+  return { fingerprint, control };
 }
 
 /**
@@ -134,6 +193,22 @@ export function manifestOf(loaded: LoadedPackage): Manifest {
 export function boxLabel(reach: Reach): string {
   const address = formatAddress(reach.address);
   return reach.box === address ? address : reach.box;
+}
+
+/** What is saved with a function or instance, to reach it the same way again. */
+export function savedReach(reach: Reach): SavedReach {
+  return {
+    box: reach.box,
+    ...(reach.socks === undefined ? {} : { socks: reach.socks }),
+    ...(reach.direct ? { direct: true } : {}),
+    ...(reach.relay ? { relay: reach.relay.fingerprint, control: reach.relay.control } : {}),
+  };
+}
+
+function controlAddress(text: string): ControlAddress {
+  const address = tryParseSocks(text);
+  if (address) return address;
+  throw usage(`Cannot use control port "${text}": wanted host:port or unix:/path`);
 }
 
 /** The SOCKS port that the user named. */

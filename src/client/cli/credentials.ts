@@ -13,7 +13,7 @@ import {
   type ShutdownToken,
 } from "../../wire/token.ts";
 import { BoxClient, newIsolation } from "../client.ts";
-import type { ContextData } from "../context.ts";
+import type { ContextData, SavedReach } from "../context.ts";
 import { nearest } from "../nearest.ts";
 import { type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } from "./cli.ts";
 
@@ -25,15 +25,12 @@ export interface Found<T> {
   readonly isolation: string;
   /** Output bytes read so far; 0 for what is not saved. */
   readonly offset: number | undefined;
-  /** Ends the function when its only instance has ended: set by `run`. */
+  /** Of a saved function: its owner's token. Of an instance: set by `run`, ends the function with it. */
   readonly shutdownToken: ShutdownToken | undefined;
 }
 
-interface Saved {
+interface Saved extends SavedReach {
   readonly secret: string;
-  readonly box: string;
-  readonly socks?: string | undefined;
-  readonly direct?: boolean | undefined;
   readonly isolation: string;
   readonly offset?: number;
   readonly shutdownToken?: string | undefined;
@@ -92,10 +89,18 @@ async function find<T>(
   const entry = saved(data, given);
   if (entry) {
     const direct = options.direct ?? (entry.direct && options.socks === undefined);
+    // Whoever names another box names the way there as well.
+    const saved = options.box === undefined && !direct ? entry : undefined;
+    const how = {
+      direct,
+      socks: options.socks ?? entry.socks,
+      relay: options.relay ?? saved?.relay,
+      torControl: options.torControl ?? saved?.control,
+    };
     return {
       value: parse(entry.secret),
       name: given,
-      reach: await reachBox(cli, options.box ?? entry.box, { direct, socks: options.socks ?? entry.socks }),
+      reach: await reachBox(cli, options.box ?? entry.box, how),
       isolation: entry.isolation,
       offset: entry.offset,
       shutdownToken: entry.shutdownToken === undefined ? undefined : parseShutdownToken(entry.shutdownToken),
@@ -131,7 +136,7 @@ async function find<T>(
 }
 
 /** `@file` and `-` are read; anything else is the secret itself. At most one line of at most 4096 characters. */
-async function readSecret(cli: Cli, given: string): Promise<string> {
+export async function readSecret(cli: Cli, given: string): Promise<string> {
   if (given === "-") return firstLine(await text(cli.io.stdin));
   if (!given.startsWith("@")) return given;
   const file = given.slice(1);

@@ -6,10 +6,19 @@ import { buffer } from "node:stream/consumers";
 import { BentoError, systemCode } from "../../base/errors.ts";
 import type { InstanceId } from "../../wire/token.ts";
 import type { BoxClient, Session } from "../client.ts";
-import { forget, outputEvent, reportOutcome, SessionEvents, saveOffset, streamSession } from "./attached.ts";
+import {
+  forget,
+  openInput,
+  outputEvent,
+  reportOutcome,
+  SessionEvents,
+  saveOffset,
+  streamSession,
+} from "./attached.ts";
 import { boxLabel, type Cli, type ReachOptions, usage } from "./cli.ts";
 import { clientOf, type Found, findInstance } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
+import { OutputFile } from "./output-file.ts";
 import { Progress } from "./progress.ts";
 
 export interface OpenOptions extends ReachOptions {
@@ -21,6 +30,8 @@ export interface OpenOptions extends ReachOptions {
 }
 
 export async function open(cli: Cli, given: string, options: OpenOptions): Promise<ExitCode> {
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
+  const input = await openInput(cli, options.input);
   const found = await findInstance(cli, given, options);
   using client = clientOf(found);
   const events = new SessionEvents(cli, `Attaching on ${boxLabel(found.reach)}`);
@@ -40,7 +51,7 @@ export async function open(cli: Cli, given: string, options: OpenOptions): Promi
     client,
     session,
     events,
-    { ...options, endInput: options.endInput ?? false },
+    { lines: options.lines, output, input, endInput: options.endInput ?? false },
     rememberedOf(found),
   );
 }

@@ -9,11 +9,19 @@ import { printable, table } from "./io.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
 export async function shutdown(cli: Cli, given: string, options: ReachOptions): Promise<ExitCode> {
+  const ended = await shutdownFunction(cli, given, options);
+  cli.io.result({ instancesEnded: ended }, () => "");
+  if (!cli.io.json)
+    cli.io.note(`Shut down; ${ended === 1 ? "1 instance was" : `${ended} instances were`} ended.`);
+  return EXIT.ok;
+}
+
+/** Ends a function and forgets its saved name: how many instances were ended. */
+export async function shutdownFunction(cli: Cli, given: string, options: ReachOptions): Promise<number> {
   const found = await findOwned(cli, given, options);
   using client = clientOf(found);
-  using progress = new Progress(cli.io, `Shutting down on ${boxLabel(found.reach)}`);
+  using _progress = new Progress(cli.io, `Shutting down on ${boxLabel(found.reach)}`);
   const ended = await client.shutdown(found.value, { signal: cli.signal });
-  progress[Symbol.dispose]();
   const { name } = found;
   if (name !== undefined) {
     await cli.context.update((data) => {
@@ -23,10 +31,7 @@ export async function shutdown(cli: Cli, given: string, options: ReachOptions): 
       }
     });
   }
-  cli.io.result({ instancesEnded: ended }, () => "");
-  if (!cli.io.json)
-    cli.io.note(`Shut down; ${ended === 1 ? "1 instance was" : `${ended} instances were`} ended.`);
-  return EXIT.ok;
+  return ended;
 }
 
 /** Without a name: what is saved here. With one: what the box says of that function. */

@@ -3,14 +3,16 @@
 
 import { formatBytes } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
-import { type GrantResult, grant } from "../../wire/grant.ts";
+import type { Refusal } from "../../wire/error-code.ts";
+import { type GrantResult, grant, type RuleVerdict } from "../../wire/grant.ts";
+import type { Manifest } from "../../wire/manifest.ts";
 import type { Policy } from "../../wire/policy.ts";
 import { formatDuration } from "../../wire/quantity.ts";
 import { BoxClient } from "../client.ts";
 import { loadPackage } from "../package-loader.ts";
 import { type Cli, chooseBox, manifestOf, type ReachOptions, reachBox } from "./cli.ts";
 import { EXIT, type ExitCode, exitCodeOf } from "./exit-code.ts";
-import { printable, table } from "./io.ts";
+import { type Io, printable, table } from "./io.ts";
 import { Progress } from "./progress.ts";
 
 export async function policy(cli: Cli, box: string | undefined, options: ReachOptions): Promise<ExitCode> {
@@ -70,6 +72,7 @@ function policyRows(policy: Policy): string[][] {
 interface Verdict {
   readonly box: string;
   readonly result?: GrantResult;
+  readonly rules: readonly RuleVerdict[];
   readonly error?: BentoError;
 }
 
@@ -94,56 +97,77 @@ export async function check(
   );
   const verdicts = await Promise.all(
     wanted.map(async (box): Promise<Verdict> => {
+      const rules: RuleVerdict[] = [];
       try {
         const reach = await reachBox(cli, box, options);
         using client = new BoxClient({ address: reach.address, dial: reach.dial });
-        return { box, result: grant(manifest, await client.policy({ signal: cli.signal })) };
+        const policy = await client.policy({ signal: cli.signal });
+        return { box, result: grant(manifest, policy, (rule) => rules.push(rule)), rules };
       } catch (error) {
-        if (error instanceof BentoError && error.code !== "usage") return { box, error };
+        if (error instanceof BentoError && error.code !== "usage") return { box, rules, error };
         throw error;
       }
     }),
   );
   progress[Symbol.dispose]();
-  for (const verdict of verdicts) showVerdict(cli, verdict);
+  for (const { box, result, rules, error } of verdicts) {
+    if (error) cli.io.event({ box, error: { code: error.code, message: error.message } });
+    else cli.io.event({ box, ...result, rules });
+  }
+  if (!cli.io.json) cli.io.print(verdictTable(cli.io, verdicts));
   const answered = verdicts.filter((verdict) => verdict.result);
   if (answered.some((verdict) => verdict.result?.kind === "refused")) return EXIT.denied;
   const [failed] = verdicts.filter((verdict) => verdict.error);
   return failed?.error ? exitCodeOf(failed.error.code) : EXIT.ok;
 }
 
-function showVerdict(cli: Cli, { box, result, error }: Verdict): void {
-  const { io } = cli;
-  if (error) {
-    io.result(
-      { box, error: { code: error.code, message: error.message } },
-      () => `${io.red("?")} ${box}: ${printable(error.message)}`,
-    );
-    return;
-  }
-  if (!result) return;
-  io.result({ box, ...result }, () => {
-    if (result.kind === "refused") {
-      const rows = result.refusals.map(({ rule, wanted, limit }) => [
-        `    ${rule}`,
-        `wanted ${wanted}`,
-        `granted ${printable(limit)}`,
-      ]);
-      return `${io.red("✗")} ${box}: refuses\n${table(rows)}`;
+/** One row a rule, one column a box; below, for each box, what it says. */
+function verdictTable(io: Io, verdicts: readonly Verdict[]): string {
+  const rules = new Map<string, RuleVerdict>();
+  for (const verdict of verdicts) for (const rule of verdict.rules) rules.set(rule.rule, rule);
+  const asked = verdicts.filter(({ result }) => result);
+  const rows = [...rules.values()].map(({ rule, asked: isAsked }) => [
+    rule,
+    wantedOf(rule, asked) + (isAsked ? "" : " (not asked for)"),
+    ...asked.map(({ rules }) => {
+      const found = rules.find((each) => each.rule === rule);
+      if (!found) return "";
+      return `${found.holds ? "✓" : "✗"} ${printable(found.limit)}`;
+    }),
+  ]);
+  const lines = verdicts.map(({ box, result, error }) => {
+    if (error) return `${io.red("?")} ${box}: ${printable(error.message)}`;
+    if (result?.kind === "refused") {
+      const why = result.refusals.map(({ rule }) => rule).join(", ");
+      return `${io.red("✗")} ${box}: refuses (${why})`;
     }
-    const { limits, net, storage, image } = result.grant;
-    const rows = [
-      ["    image", image],
-      ["    memory", formatBytes(limits.memoryBytes)],
-      ["    cpu", `${limits.cpuPercent}%`],
-      ["    runtime", formatDuration(limits.runtimeMs)],
-      ["    lifetime", formatDuration(limits.lifetimeMs)],
-      [
-        "    net",
-        net ? `${net.allow.join(", ")}; ${net.connections} connections, ${formatBytes(net.bytes)}` : "none",
-      ],
-      ["    storage", storage ? formatBytes(storage.bytes) : "none"],
-    ];
-    return `${io.green("✓")} ${box}: grants\n${table(rows)}`;
+    return `${io.green("✓")} ${box}: grants`;
   });
+  if (asked.length === 0) return lines.join("\n");
+  const head = ["RULE", "WANTED", ...asked.map(({ box }) => box)];
+  return [table([head, ...rows]), "", ...lines].join("\n");
+}
+
+/** What is wanted is the same everywhere, unless boxes refuse different parts of it, or cap what was left open. */
+function wantedOf(rule: string, verdicts: readonly Verdict[]): string {
+  const found = verdicts.flatMap(({ rules }) => rules.filter((each) => each.rule === rule));
+  return [...new Set(found.map(({ wanted }) => wanted))].join(" / ");
+}
+
+/** A refusal in three columns. */
+export function refusalRows(refusals: readonly Refusal[]): string[][] {
+  return refusals.map(({ rule, wanted, limit }) => [
+    `    ${printable(rule)}`,
+    `wanted ${printable(wanted)}`,
+    `granted ${printable(limit)}`,
+  ]);
+}
+
+/** What a function gets, capability by capability and limit by limit. */
+export function grantRows(manifest: Manifest, policy: Policy): string[][] {
+  const rows: string[][] = [];
+  grant(manifest, policy, ({ rule, wanted, limit, asked }) => {
+    if (rule !== "store") rows.push([`    ${rule}`, wanted, asked ? printable(limit) : "default"]);
+  });
+  return rows;
 }

@@ -1,14 +1,16 @@
 // `bento run FN [ARG...]`: install, start and attach in one round trip; output to stdout. What it installed is
 // removed again when the function has ended, unless --keep saves it under a name.
 
-import { parseInvocationToken } from "../../wire/token.ts";
+import { parseInvocationToken, type ShutdownToken } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type Runnable, type Session, type StoredFunction } from "../client.ts";
 import { loadPackage } from "../package-loader.ts";
-import { rememberInstance, SessionEvents, streamSession } from "./attached.ts";
-import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions } from "./cli.ts";
+import { openInput, rememberInstance, SessionEvents, streamSession } from "./attached.ts";
+import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, usage } from "./cli.ts";
 import { findFunction } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { type InvocationOptions, invocationOf } from "./invocation.ts";
+import { RunLogs } from "./logs.ts";
+import { OutputFile } from "./output-file.ts";
 import { saveFunction, showPackage } from "./store.ts";
 
 export interface RunOptions extends ReachOptions, InvocationOptions {
@@ -20,6 +22,8 @@ export interface RunOptions extends ReachOptions, InvocationOptions {
   /** A name, or true for the function's own. */
   readonly keep?: string | boolean | undefined;
   readonly dryRun?: boolean | undefined;
+  /** Show what the function logs. */
+  readonly logs?: boolean | undefined;
 }
 
 export async function run(
@@ -33,6 +37,8 @@ export async function run(
     showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
     return EXIT.ok;
   }
+  await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
+  const input = await openInput(cli, options.input);
   const target = await findTarget(cli, fn, options);
   await cli.context.checkWritable();
   const { reach } = target;
@@ -40,7 +46,7 @@ export async function run(
   using _client = client;
   const events = new SessionEvents(cli, `Connecting to ${boxLabel(reach)}`);
   const endInput = !options.leaveOpen;
-  const hasInput = options.input !== undefined;
+  const hasInput = input !== undefined;
   let session: Session;
   try {
     session = await client.run(target.what, invocation, {
@@ -64,7 +70,15 @@ export async function run(
     ...(stored && !options.keep ? { shutdownToken: stored.shutdownToken } : {}),
   };
   const name = await rememberInstance(cli, session.instance, target.name, entry);
-  const how = { ...options, endInput: endInput && hasInput };
+  const token = stored?.shutdownToken ?? target.shutdownToken;
+  using logs = options.logs && token ? new RunLogs(cli.io, client, token) : undefined;
+  const how = {
+    lines: options.lines,
+    output,
+    input,
+    endInput: endInput && hasInput,
+    onEnded: async () => logs?.finish(),
+  };
   return await streamSession(cli, client, session, events, how, { ...entry, name });
 }
 
@@ -73,6 +87,8 @@ interface Target {
   readonly name: string;
   readonly reach: Reach;
   readonly isolation: string;
+  /** The owner's token of a saved function. */
+  readonly shutdownToken?: ShutdownToken | undefined;
 }
 
 /** A saved name or token runs what is installed; anything else is a function to send. */
@@ -80,8 +96,10 @@ async function findTarget(cli: Cli, fn: string, options: RunOptions): Promise<Ta
   const saved = (await cli.context.read()).functions;
   if (Object.hasOwn(saved, fn) || isToken(fn)) {
     const found = await findFunction(cli, fn, options);
-    const { value, reach, isolation } = found;
-    return { what: { token: value }, name: found.name ?? "function", reach, isolation };
+    const { value, reach, isolation, shutdownToken } = found;
+    if (options.logs && !shutdownToken)
+      throw usage("Cannot show logs: only the owner's shutdown token reads them", "Leave out --logs.");
+    return { what: { token: value }, name: found.name ?? "function", reach, isolation, shutdownToken };
   }
   const loaded = await loadPackage(fn, { manifest: options.manifest });
   const reach = await chooseBox(cli, options, manifestOf(loaded));

@@ -5,7 +5,16 @@ import { formatBytes } from "../../base/bytes.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import { freeName } from "../context.ts";
 import { type LoadedPackage, loadPackage } from "../package-loader.ts";
-import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, usage } from "./cli.ts";
+import {
+  boxLabel,
+  type Cli,
+  chooseBox,
+  manifestOf,
+  type Reach,
+  type ReachOptions,
+  savedReach,
+  usage,
+} from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { Progress } from "./progress.ts";
 
@@ -60,20 +69,19 @@ export async function saveFunction(
   return cli.context.update((data) => {
     const name = freeName(base, data.functions);
     data.functions[name] = {
-      box: reach.box,
+      ...savedReach(reach),
       isolation,
       invocationToken: stored.invocationToken,
       shutdownToken: stored.shutdownToken,
       sourceHash: stored.sourceHash,
       expiresAt: stored.expiresAt,
-      ...(reach.socks === undefined ? {} : { socks: reach.socks }),
-      ...(reach.direct ? { direct: true } : {}),
     };
     return name;
   });
 }
 
-function checkName(name: string): void {
+/** Throws "usage" for what cannot be a saved name. */
+export function checkName(name: string): void {
   if (/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(name)) return;
   throw usage(`Cannot save under "${name}": wanted letters, digits, "_", "." and "-", at most 64`);
 }

@@ -4,7 +4,13 @@ import { brotliCompressSync } from "node:zlib";
 import * as fc from "fast-check";
 import { concat, utf8 } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
-import { DIGEST_MAGIC, encodeContentFrames, paddingPlan, RecordEncoder } from "../../wire/digest.ts";
+import {
+  DIGEST_END,
+  DIGEST_MAGIC,
+  encodeContentFrames,
+  paddingPlan,
+  RecordEncoder,
+} from "../../wire/digest.ts";
 import { DigestReader } from "./digest-reader.ts";
 import { receivePage } from "./receive-page.ts";
 
@@ -26,7 +32,7 @@ function digestOf(body: string, pad = 0): Uint8Array {
 function framed(compressed: Uint8Array, pad = 0): Uint8Array {
   const content = concat([DIGEST_MAGIC, ...encodeContentFrames(compressed)]);
   const { header, bodyBytes } = paddingPlan(content.length, pad);
-  return concat([content, header, new Uint8Array(bodyBytes).fill(7)]);
+  return concat([content, header, new Uint8Array(bodyBytes).fill(7), DIGEST_END]);
 }
 
 async function* streamOf(...chunks: Uint8Array[]): AsyncGenerator<Uint8Array> {
@@ -114,7 +120,7 @@ test("DigestReader: refuses content behind the end", async () => {
   using reader = new DigestReader();
   const behind = encodeContentFrames(utf8("more"));
   await assert.rejects(async () => {
-    await reader.push(concat([digestOf("<p>hello"), ...behind]));
+    await reader.push(concat([digestOf("<p>hello").subarray(0, -1), ...behind]));
     await reader.push(concat(behind));
     await reader.end();
   }, ProtocolError);

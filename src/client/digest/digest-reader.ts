@@ -34,6 +34,11 @@ export class DigestReader implements Disposable {
   #paddingBytes = 0;
   #paddingTotal: number | undefined;
 
+  /** Whether the digest's last byte has come. */
+  get isEnded(): boolean {
+    return this.#frames.isEnded;
+  }
+
   /** @param contentBytesMax all records after decompression */
   constructor(contentBytesMax?: number) {
     this.#records = new RecordDecoder(contentBytesMax);
@@ -55,7 +60,7 @@ export class DigestReader implements Disposable {
     this.#contentBytes += chunk.length;
     for (const part of this.#frames.push(chunk)) {
       if (part.kind === "content") await this.#decompress(part.bytes);
-      else {
+      else if (part.kind === "padding") {
         this.#contentBytes -= part.bytes;
         this.#paddingBytes += part.bytes;
         // Padding in front of the end of the content is allowed: its total says nothing yet.
@@ -83,11 +88,11 @@ export class DigestReader implements Disposable {
     }
     if (!this.#isDecompressed && !this.#failure) {
       this.#brotli.end();
-      await Promise.race([once(this.#brotli, "end"), once(this.#brotli, "error")]).catch(() => undefined);
+      await Promise.race([once(this.#brotli, "end"), once(this.#brotli, "close")]).catch(() => undefined);
     }
     this.#check();
-    if (!this.#frames.isAtBoundary) {
-      throw new ProtocolError("digest", "Cannot read digest: it ended inside a frame");
+    if (!this.#frames.isEnded) {
+      throw new ProtocolError("digest", "Cannot read digest: it ended before its end frame");
     }
   }
 

@@ -262,3 +262,55 @@ test("writePage: keeps the layout mode and leading newlines of the original", ()
   assert.match(write("<p>quirks"), /^<html>/);
   assert.match(write("<!DOCTYPE html><pre>\n\nx</pre>"), /^<!DOCTYPE html><html>[^]*<pre>\n\nx<\/pre>/);
 });
+
+const LINKS = {
+  linkTo: (url: string) => `http://local.test/page?${encodeURIComponent(url)}"><script>`,
+  formAction: ({ url, method }: { url: string; method: string }) => `/${method}/${url}`,
+  formSource: "'self'",
+};
+
+function writeLinked(html: string): string {
+  const page = { ...record("http://a.test/dir/", "text/html; charset=utf-8", html), kind: "page" as const };
+  const content = { page, resources: new Map(), failures: [], receivedAtMs: 0 };
+  return new TextDecoder().decode(writePage(content, LINKS));
+}
+
+test("writePage: with links, links and forms lead where the server says, and nowhere else", () => {
+  const page = writeLinked(
+    "<a href=x?y#z>1</a><a href=#here>2</a><a href=mailto:a@b>3</a><a href=javascript:x>4</a>" +
+      "<map><area href=//b.test/></map><svg><a href=s><text>5</text></a></svg>" +
+      "<form action=/f?q method=POST enctype=multipart/form-data target=_top><button formaction=g formmethod=post>6</button>" +
+      "<input type=submit formaction=javascript:x></form><form><input name=q></form><form method=dialog action=h></form><form action=javascript:x></form>",
+  );
+  const link = (url: string) =>
+    `href="http://local.test/page?${encodeURIComponent(url)}&quot;&gt;&lt;script&gt;" rel="noreferrer noopener"`;
+  for (const url of ["http://a.test/dir/x?y#z", "http://b.test/", "http://a.test/dir/s"]) {
+    assert.ok(page.includes(link(url)), `${url} in ${page}`);
+  }
+  assert.ok(page.includes('href="#here"') && page.includes('href="mailto:a@b"'));
+  assert.ok(
+    page.includes('<form action="/post/http://a.test/f?q" method="post" enctype="multipart/form-data">'),
+  );
+  assert.ok(page.includes('formaction="/post/http://a.test/dir/g" formmethod="post"'));
+  assert.ok(page.includes('<form action="/get/http://a.test/dir/">'));
+  assert.equal(page.split('<form method="dialog"></form>').length, 3);
+  assert.match(page, /form-action 'self'"/);
+  assert.ok(!/javascript:|bento-link|target/.test(page));
+});
+
+test("writePage: without links forms lead nowhere", () => {
+  const page = write("<form action=/f method=post><button formaction=g>x</button></form>");
+  assert.match(page, /form-action 'none'"/);
+  assert.ok(page.includes("<form><button>x</button></form>"), page);
+});
+
+for (const [name, html] of Object.entries(HOSTILE_PAGES)) {
+  test(`writePage: with links, leaves nothing that runs or loads of "${name}"`, () => {
+    const page = writeLinked(html);
+    // What is left to find are the links of the server itself, which is what they are for.
+    assert.deepEqual(
+      findings(page).filter((one) => !/^(action|formaction)/.test(one)),
+      [],
+    );
+  });
+}

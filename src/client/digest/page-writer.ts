@@ -8,6 +8,7 @@ import type { ContentRecord, FailureRecord } from "../../wire/digest.ts";
 import { parseHtml } from "../../wire/page/html.ts";
 import { decodeHtml, essenceOf, isHtml, resolveUrl, sniffImage } from "../../wire/page/text.ts";
 import { Assets } from "./assets.ts";
+import { fillLinks, LinkPlaces, type PageLinks, type PlacedLink } from "./links.ts";
 import { type Place, sanitize } from "./sanitize.ts";
 import { embedSprites } from "./sprites.ts";
 import { childrenOf, type Document, elementsOf, getAttribute, isText, NS, textOf } from "./tree.ts";
@@ -24,7 +25,7 @@ export interface PageContent {
 
 const POLICY =
   "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; media-src data:; " +
-  "base-uri 'none'; form-action 'none'";
+  "base-uri 'none'; form-action ";
 
 /** Rounds of writing and reading again until nothing changes. Honest pages take one or two. */
 const ROUNDS_MAX = 8;
@@ -37,8 +38,34 @@ const FALLBACK_LENGTH_MAX = 4 * 1024 * 1024;
 /** Missing parts named in the page's head. */
 const NOTED_FAILURES_MAX = 50;
 
-/** The whole file, UTF-8. Never throws for what a page holds. */
-export function writePage(content: PageContent): Uint8Array {
+/** The whole file, UTF-8. Never throws for what a page holds. With `links`, as a page of the server that says where they lead. */
+export function writePage(content: PageContent, links?: PageLinks): Uint8Array {
+  if (!links) return writeFile(content, undefined);
+  const places = new LinkPlaces();
+  const page = writeFile(content, { places, formSource: links.formSource });
+  return fillLinks(page, places.marker, places.placed, links);
+}
+
+/** A page whose links are still place holders. */
+export interface UnlinkedPage {
+  readonly page: Uint8Array;
+  readonly marker: string;
+  readonly placed: readonly PlacedLink[];
+}
+
+/** writePage as far as it goes without knowing where links lead: for a thread that cannot be given functions. */
+export function writeUnlinked(content: PageContent, formSource: string): UnlinkedPage {
+  const places = new LinkPlaces();
+  const page = writeFile(content, { places, formSource });
+  return { page, marker: places.marker, placed: places.placed };
+}
+
+interface Linking {
+  readonly places: LinkPlaces;
+  readonly formSource: string;
+}
+
+function writeFile(content: PageContent, linking: Linking | undefined): Uint8Array {
   const source = sourceOf(content);
   const resources = new Map(content.resources);
   if (source.image) resources.set(source.documentUrl, source.image);
@@ -53,9 +80,10 @@ export function writePage(content: PageContent): Uint8Array {
     assets,
     documentUrl: source.documentUrl,
     base: baseOf(document, source.documentUrl),
+    links: linking?.places,
   };
   embedSprites(document, place, isOver);
-  const head = headOf(content, isWhole);
+  const head = headOf(content, isWhole, linking?.formSource ?? "'none'");
   let written = doctype + write(document, place);
   for (let round = 1; ; round++) {
     // What was cut to size must pass now.
@@ -103,7 +131,7 @@ function withHead(written: string, head: string): string {
   return written.slice(0, match[0].length) + head + written.slice(match[0].length);
 }
 
-function headOf(content: PageContent, isWhole: boolean): string {
+function headOf(content: PageContent, isWhole: boolean, formSource: string): string {
   const { page, failures } = content;
   const lines = [
     `Fetched by Bento: ${page?.finalUrl ?? "nothing"}`,
@@ -119,7 +147,7 @@ function headOf(content: PageContent, isWhole: boolean): string {
     .map((line) => line.replace(/[-<>\p{Cc}]+/gu, (found) => (found === "-" ? "-" : " ")))
     .join("\n");
   return (
-    `<meta http-equiv="Content-Security-Policy" content="${POLICY}"><meta charset="utf-8">` +
+    `<meta http-equiv="Content-Security-Policy" content="${POLICY}${formSource}"><meta charset="utf-8">` +
     `<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">\n<!--\n${note}\n-->\n`
   );
 }

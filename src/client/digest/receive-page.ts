@@ -2,8 +2,9 @@
 // not trusted; what it may cost is bounded by DigestReader, what it may do to the reader by the page writer.
 
 import { type Clock, systemClock } from "../../base/clock.ts";
+import { unreachable } from "../../base/errors.ts";
 import type { ContentRecord, FailureRecord } from "../../wire/digest.ts";
-import { DigestReader } from "./digest-reader.ts";
+import { type DigestEvent, DigestReader } from "./digest-reader.ts";
 import { type PageContent, writePage } from "./page-writer.ts";
 
 export interface Page {
@@ -35,15 +36,20 @@ export interface PageProgress {
   readonly paddingTotal: number | undefined;
 }
 
+/** Makes the file of what has come. */
+export type Render = (content: PageContent) => Promise<Uint8Array>;
+
 export interface ReceiveOptions {
-  readonly onProgress?: (progress: PageProgress) => void;
+  readonly onProgress?: ((progress: PageProgress) => void) | undefined;
   /**
    * The page as a file, before the output has ended: with document and style sheets ("styled"), then with
    * everything ("complete") while padding may still flow.
    */
-  readonly onShowable?: (html: Uint8Array, stage: "styled" | "complete") => void;
-  readonly signal?: AbortSignal;
-  readonly clock?: Clock;
+  readonly onShowable?: ((html: Uint8Array, stage: "styled" | "complete") => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly clock?: Clock | undefined;
+  /** Here and now when left out; elsewhere, where reading must not stand still meanwhile. */
+  readonly render?: Render | undefined;
 }
 
 /** Reads `output` to its end. Throws ProtocolError when it is not a digest or damaged, or the signal's reason. */
@@ -52,49 +58,72 @@ export async function receivePage(
   options: ReceiveOptions = {},
 ): Promise<Page> {
   const { signal } = options;
-  using reader = new DigestReader();
-  const collector = new Collector(options);
-  let wasCut = true;
+  using receiver = new PageReceiver(options);
   for await (const chunk of output) {
     signal?.throwIfAborted();
-    for (const event of await reader.push(chunk)) collector.take(event);
+    await receiver.push(chunk);
   }
   signal?.throwIfAborted();
-  // An output that ends early is a page that came so far; one that ends well must also be well formed.
-  if (collector.isComplete) {
-    await reader.end();
-    wasCut = false;
-  }
-  return collector.finish(!wasCut);
+  // Awaited: the reader is not disposed of before.
+  return await receiver.finish();
 }
 
-class Collector {
+/** One page out of an output that may hold several: `push` until `isEnded`, then `finish`. */
+export class PageReceiver implements Disposable {
+  readonly #reader = new DigestReader();
   readonly #options: ReceiveOptions;
   #page: ContentRecord | undefined;
   readonly #resources = new Map<string, ContentRecord>();
   readonly #failures: FailureRecord[] = [];
   #expected: number | undefined;
   #progress = { contentBytes: 0, paddingBytes: 0, paddingTotal: undefined as number | undefined };
-  #html: Uint8Array | undefined;
   #isComplete = false;
+  /** Renderings one after the other; the last is the page. */
+  #rendering: Promise<Uint8Array | undefined> = Promise.resolve(undefined);
 
-  constructor(options: ReceiveOptions) {
+  constructor(options: ReceiveOptions = {}) {
     this.#options = options;
   }
 
-  get isComplete(): boolean {
-    return this.#isComplete;
+  /** Whether the last byte of the digest has come. */
+  get isEnded(): boolean {
+    return this.#reader.isEnded;
   }
 
-  take(event: Awaited<ReturnType<DigestReader["push"]>>[number]): void {
+  /** Throws ProtocolError; the receiver is of no further use then. One call at a time. */
+  async push(chunk: Uint8Array): Promise<void> {
+    for (const event of await this.#reader.push(chunk)) this.#take(event);
+  }
+
+  /** The page. An output that ended early is a page that came so far; one that ended well must be well formed. */
+  async finish(): Promise<Page> {
+    if (this.#isComplete) await this.#reader.end();
+    if (!this.#isComplete) this.#render(undefined);
+    const html = (await this.#rendering) ?? new Uint8Array();
+    return {
+      url: this.#page?.finalUrl,
+      status: this.#page?.status,
+      html,
+      resources: this.#page ? [this.#page, ...this.#resources.values()] : [...this.#resources.values()],
+      failures: this.#failures,
+      verified: this.#isComplete,
+      contentBytes: this.#progress.contentBytes,
+      paddingBytes: this.#progress.paddingBytes,
+    };
+  }
+
+  [Symbol.dispose](): void {
+    this.#reader[Symbol.dispose]();
+  }
+
+  #take(event: DigestEvent): void {
     switch (event.kind) {
       case "record":
         this.#record(event.record);
         break;
       case "complete":
         this.#isComplete = true;
-        this.#html = writePage(this.#content());
-        this.#options.onShowable?.(this.#html, "complete");
+        this.#render("complete");
         break;
       case "progress": {
         const { contentBytes, paddingBytes, paddingTotal } = event;
@@ -107,23 +136,23 @@ class Collector {
         });
         break;
       }
+      default:
+        unreachable(event);
     }
   }
 
-  finish(verified: boolean): Page {
-    return {
-      url: this.#page?.finalUrl,
-      status: this.#page?.status,
-      html: this.#html ?? writePage(this.#content()),
-      resources: this.#page ? [this.#page, ...this.#resources.values()] : [...this.#resources.values()],
-      failures: this.#failures,
-      verified,
-      contentBytes: this.#progress.contentBytes,
-      paddingBytes: this.#progress.paddingBytes,
-    };
+  #render(stage: "styled" | "complete" | undefined): void {
+    const content = this.#content();
+    const render = this.#options.render ?? (async (what: PageContent) => writePage(what));
+    this.#rendering = this.#rendering.then(async () => {
+      const html = await render(content);
+      if (stage) this.#options.onShowable?.(html, stage);
+      return html;
+    });
+    this.#rendering.catch(() => undefined);
   }
 
-  #record(record: (Awaited<ReturnType<DigestReader["push"]>>[number] & { kind: "record" })["record"]): void {
+  #record(record: (DigestEvent & { kind: "record" })["record"]): void {
     switch (record.kind) {
       case "page":
         this.#page ??= record;
@@ -138,9 +167,7 @@ class Collector {
         // Once: writing the page is work, and the box could ask for it again and again.
         if (this.#expected !== undefined) break;
         this.#expected = record.resources;
-        if (this.#page && this.#options.onShowable) {
-          this.#options.onShowable(writePage(this.#content()), "styled");
-        }
+        if (this.#page && this.#options.onShowable) this.#render("styled");
         break;
     }
   }
@@ -148,8 +175,8 @@ class Collector {
   #content(): PageContent {
     return {
       page: this.#page,
-      resources: this.#resources,
-      failures: this.#failures,
+      resources: new Map(this.#resources),
+      failures: [...this.#failures],
       receivedAtMs: (this.#options.clock ?? systemClock).now(),
     };
   }

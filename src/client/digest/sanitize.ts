@@ -5,6 +5,7 @@
 import { parseSrcset } from "../../wire/page/srcset.ts";
 import { resolveUrl } from "../../wire/page/text.ts";
 import { type Assets, NOTHING } from "./assets.ts";
+import type { LinkPlaces } from "./links.ts";
 import {
   append,
   type ChildNode,
@@ -27,6 +28,8 @@ export interface Place {
   readonly documentUrl: string;
   /** Base of its references. */
   readonly base: string;
+  /** Where links and forms get their targets later; undefined where links stay and forms lead nowhere. */
+  readonly links?: LinkPlaces | undefined;
 }
 
 /** Deeper elements are left out: below the depth at which parsing stops, so that what is written can be read again. */
@@ -145,6 +148,12 @@ function restoreReferences(element: Element, old: ReadonlyMap<string, string>, p
     case "area":
       restoreLink(element, old.get("href"), place);
       break;
+    case "form":
+      restoreForm(element, old, place);
+      break;
+    case "button":
+      restoreSender(element, old, place);
+      break;
     case "img": {
       const srcset = availableCandidates(old.get("srcset"), place);
       if (srcset === "") removeAttribute(element, "sizes");
@@ -157,6 +166,7 @@ function restoreReferences(element: Element, old: ReadonlyMap<string, string>, p
     }
     case "input":
       if (old.get("type")?.toLowerCase() === "image") image("src", NOTHING);
+      restoreSender(element, old, place);
       break;
     case "video":
       image("poster");
@@ -178,17 +188,66 @@ function restoreReferences(element: Element, old: ReadonlyMap<string, string>, p
 /** Links stay links: absolute, telling nobody where they were followed. */
 function restoreLink(element: Element, href: string | undefined, place: Place): void {
   if (href === undefined) return;
+  if (place.links?.isPlaced(href)) {
+    setAttribute(element, "href", href);
+    setAttribute(element, "rel", "noreferrer noopener");
+    return;
+  }
   const url = URL.parse(href.trim(), place.base);
   if (!url) return;
   const { hash } = url;
   if (["http:", "https:"].includes(url.protocol)) {
     const isHere = resolveUrl(url.href, place.base)?.href === place.documentUrl;
-    setAttribute(element, "href", isHere && (hash !== "" || /^\s*#/.test(href)) ? hash || "#" : url.href);
+    const isFragment = isHere && (hash !== "" || /^\s*#/.test(href));
+    const link = () => place.links?.place({ kind: "link", url: url.href }) ?? url.href;
+    setAttribute(element, "href", isFragment ? hash || "#" : link());
   } else if (["mailto:", "tel:"].includes(url.protocol)) setAttribute(element, "href", url.href);
   // A link that ran a script looks like one still and leads nowhere.
   else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
   else return;
   setAttribute(element, "rel", "noreferrer noopener");
+}
+
+/** Forms of a page that is served send where the server says; in a file they have no action, and the policy stops them. */
+function restoreForm(element: Element, old: ReadonlyMap<string, string>, place: Place): void {
+  removeAttribute(element, "method");
+  removeAttribute(element, "enctype");
+  if (!place.links) return;
+  const method = old.get("method")?.trim().toLowerCase() ?? "get";
+  const isPost = method === "post";
+  const isDialog = method === "dialog";
+  const action = isDialog ? undefined : placedAction(old.get("action") ?? "", isPost ? "post" : "get", place);
+  if (action === undefined) {
+    // Sends nothing anywhere.
+    setAttribute(element, "method", "dialog");
+    return;
+  }
+  setAttribute(element, "action", action);
+  if (isPost) setAttribute(element, "method", "post");
+  const enctype = old.get("enctype")?.trim().toLowerCase();
+  if (enctype === "multipart/form-data" || enctype === "text/plain")
+    setAttribute(element, "enctype", enctype);
+}
+
+/** A button that sends its form elsewhere than the form says. */
+function restoreSender(element: Element, old: ReadonlyMap<string, string>, place: Place): void {
+  removeAttribute(element, "formenctype");
+  const written = old.get("formaction");
+  if (!place.links || written === undefined) return;
+  const isPost = old.get("formmethod")?.trim().toLowerCase() === "post";
+  const action = placedAction(written, isPost ? "post" : "get", place);
+  if (action === undefined) return;
+  setAttribute(element, "formaction", action);
+  setAttribute(element, "formmethod", isPost ? "post" : "get");
+}
+
+function placedAction(reference: string, method: "get" | "post", place: Place): string | undefined {
+  if (place.links?.isPlaced(reference)) return reference;
+  // HTML "form submission algorithm": an empty action is the document itself, whatever its base.
+  const url = URL.parse(reference.trim() === "" ? place.documentUrl : reference.trim(), place.base);
+  if (!url || !["http:", "https:"].includes(url.protocol)) return undefined;
+  url.hash = "";
+  return place.links?.place({ kind: "form", url: url.href, method });
 }
 
 /** The candidates that are there, with their descriptors; "" for none. */

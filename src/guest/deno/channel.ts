@@ -1,6 +1,7 @@
 // The guest's end of the one channel out of its sandbox: frames on stdin and stdout, calls, windows (spec/guest 2).
 // The host at the other end is trusted; the function that runs in this same process is its own enemy only.
 
+import type { Refusal } from "../../wire/error-code.ts";
 import {
   encodeGuestFrame,
   GUEST_FRAME,
@@ -210,8 +211,12 @@ function creditOf(frame: GuestFrame): number {
 }
 
 function errorOf(frame: GuestFrame): HostError {
-  const { code, message } = jsonOf(frame) as { code: string; message: string };
-  return new HostError(code, message);
+  const { code, message, refusals } = jsonOf(frame) as {
+    code: string;
+    message: string;
+    refusals?: readonly Refusal[];
+  };
+  return new HostError(code, message, refusals);
 }
 
 /** Takes frames from the front of `queue`, about WRITE_BYTES of them, as one array. */

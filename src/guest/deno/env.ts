@@ -4,6 +4,7 @@ import type { Grant } from "../../wire/grant.ts";
 import { GUEST_FRAME } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
+import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { bridgeSockets } from "./socks.ts";
 import { torOf } from "./tor.ts";
@@ -19,6 +20,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
     ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
+    ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({
       async remove() {
@@ -47,8 +49,12 @@ function netOf(channel: HostChannel): Net {
 
 function storageOf(channel: HostChannel): Storage {
   return Object.freeze({
-    async put(key: string, value: string | Uint8Array | AsyncIterable<Uint8Array>) {
-      const { answer, stream } = channel.open("storage.put", { key }, "out");
+    async put(
+      key: string,
+      value: string | Uint8Array | AsyncIterable<Uint8Array>,
+      options: { create?: boolean } = {},
+    ) {
+      const { answer, stream } = channel.open("storage.put", { key, create: options.create ?? false }, "out");
       // Refusals arrive while the value is still on its way: the box's reason counts, not the broken stream.
       const sent = (async () => {
         if (typeof value === "string") await stream.write(encoder.encode(value));

@@ -1,5 +1,6 @@
 // Flow control and refusals, shared by the channel and the streams on it (spec/guest 2.3).
 
+import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
 
 /** Credit is given back in steps of this size: a sender never waits for less, and frames are saved. */
@@ -9,10 +10,13 @@ export const CREDIT_STEP_BYTES = Limits.streamWindowBytes / 4;
 export class HostError extends Error {
   override readonly name = "HostError";
   readonly code: string;
+  /** The rules of a far box's policy that stand against a manifest. */
+  readonly refusals: readonly Refusal[];
 
-  constructor(code: string, message: string) {
+  constructor(code: string, message: string, refusals: readonly Refusal[] = []) {
     super(message);
     this.code = code;
+    this.refusals = refusals;
   }
 }
 

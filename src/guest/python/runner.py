@@ -456,9 +456,9 @@ class Api:
         self.remove_function = lambda: channel.ask("self.remove", {})
 
     def _add_storage(self, channel):
-        def storage_put(key, value):
+        def storage_put(key, value, create=False):
             """Stores str or bytes whole. Returns the number of bytes."""
-            stream = channel.call("storage.put", {"key": key})
+            stream = channel.call("storage.put", {"key": key, "create": bool(create)})
             try:
                 stream.write(value.encode() if isinstance(value, str) else value)
                 stream.end()

@@ -360,7 +360,7 @@ class Connection:
         if head in ("ns/id", "ns/name"):
             return status_entry(self._relay(rest))
         if head == "ip-to-country":
-            countries = [relay["country"] for relay in tor.relays() if relay["address"] == rest]
+            countries = [relay["country"] for relay in tor.relays() if rest in relay["addresses"]]
             return countries[0] if countries and countries[0] else "??"
         raise Refused(552, 'Unrecognized key "%s"' % key)
 
@@ -560,7 +560,7 @@ def status_entry(relay):
     """As dir-spec 3.4.1 writes it. Digest and time of publication are not told: zeros, and the last moment of all."""
     identity = binascii.b2a_base64(bytes.fromhex(relay["fingerprint"])).decode().rstrip("=\n")
     lines = [
-        "r %s %s %s 2038-01-01 00:00:00 %s %d 0" % (relay["nickname"], identity, "A" * 27, relay["address"], relay["orPort"]),
+        "r %s %s %s 2038-01-01 00:00:00 %s %d 0" % (relay["nickname"], identity, "A" * 27, relay["addresses"][0], relay["orPort"]),
         "s " + " ".join(relay["flags"]),
         "w Bandwidth=%d" % relay["bandwidth"],
     ]

@@ -11,7 +11,7 @@ function relay(number: number, more: Partial<Relay> = {}): Relay {
   return {
     fingerprint: fingerprintOf(number),
     nickname: `r${number}`,
-    address: `10.${number}.0.1`,
+    addresses: [`10.${number}.0.1`],
     orPort: 9001,
     flags: USUAL,
     bandwidth: 1,
@@ -74,7 +74,7 @@ test("choosePath: wishes hold, and no relay or /16 comes twice", () => {
     relay(1, { exit }),
     relay(2, { country: "de" }),
     relay(3, { exit: { kind: "reject", ports: "25" }, flags: [...USUAL, "BadExit"] }),
-    relay(4, { flags: [...USUAL, "Stable"], address: "10.1.9.9" }),
+    relay(4, { flags: [...USUAL, "Stable"], addresses: ["10.1.9.9"] }),
     relay(5, { flags: [] }),
     relay(6, { flags: [...USUAL, "Stable"] }),
   ];

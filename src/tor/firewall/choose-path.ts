@@ -5,7 +5,7 @@
 // Spec: docs/spec/tor-firewall.md 4; path-spec 2.2 (no relay twice, one relay of a /16).
 
 import { BentoError } from "../../base/errors.ts";
-import { acceptsPort, isUsable, pickByBandwidth, subnetOf } from "../relay-list.ts";
+import { acceptsPort, isUsable, pickByBandwidth, shareSubnet } from "../relay-list.ts";
 import type { Relay } from "./relay-directory.ts";
 
 /** Hops of one circuit: relays take 8 RELAY_EARLY cells, one for each hop after the first (tor-spec 5.6). */
@@ -120,10 +120,7 @@ function wished(
 }
 
 function isApart(one: Relay, other: Relay, distinctSubnets: boolean): boolean {
-  return (
-    one.fingerprint !== other.fingerprint &&
-    (!distinctSubnets || subnetOf(one.address) !== subnetOf(other.address))
-  );
+  return one.fingerprint !== other.fingerprint && (!distinctSubnets || !shareSubnet(one, other));
 }
 
 function firstHopRefused(): BentoError {

@@ -116,8 +116,9 @@ export class TorFirewall implements AsyncDisposable {
 
   /** Ends every owner, and with it what they have. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#owners].map(async (owner) => owner[Symbol.asyncDispose]()));
-    this.#lose(new BentoError("tor-gone", "Cannot use tor: the firewall was closed"));
+    const reason = new BentoError("tor-gone", "Cannot use tor: it is being stopped");
+    await Promise.all([...this.#owners].map(async (owner) => owner.close(reason)));
+    this.#lose(reason);
     await this.#control[Symbol.asyncDispose]();
   }
 

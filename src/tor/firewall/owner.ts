@@ -210,7 +210,12 @@ export class FirewallOwner implements AsyncDisposable {
 
   /** Ends everything that is left and waits until tor was told. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#disposing ??= this.#dispose(new BentoError("tor-closed", "Cannot use tor: the instance has ended"));
+    await this.close(new BentoError("tor-closed", "Cannot use tor: the instance has ended"));
+  }
+
+  /** The same, with another reason for whoever waits. First reason wins. */
+  async close(reason: BentoError): Promise<void> {
+    this.#disposing ??= this.#dispose(reason);
     await this.#disposing;
   }
 

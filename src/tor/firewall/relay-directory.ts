@@ -49,7 +49,7 @@ export class RelayDirectory {
     return listed.map(({ digest, ...relay }) => ({
       ...relay,
       exit: exits.get(digest ?? "") ?? null,
-      country: countries.get(relay.address) ?? null,
+      country: countries.get(relay.addresses[0] ?? "") ?? null,
     }));
   }
 
@@ -70,7 +70,7 @@ export class RelayDirectory {
   // Sample: 250-ip-to-country/192.0.2.1=de ... =?? where it is not known
   async #countries(relays: readonly ListedRelay[]): Promise<ReadonlyMap<string, string>> {
     const countries = new Map<string, string>();
-    const addresses = [...new Set(relays.map(({ address }) => address))];
+    const addresses = [...new Set(relays.flatMap((relay) => relay.addresses.slice(0, 1)))];
     for (let at = 0; at < addresses.length; at += COUNTRIES_AT_ONCE) {
       const some = addresses.slice(at, at + COUNTRIES_AT_ONCE);
       const keys = some.map((address) => `ip-to-country/${address}`);

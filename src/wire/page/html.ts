@@ -15,12 +15,31 @@ const DEPTH_MAX = 512;
 /** Characters fed between two looks at the limits: few enough that one piece cannot do much harm. */
 const PIECE_LENGTH = 1024;
 
-/** Parses as a browser without scripts does. `isWhole` is false when the rest of the text was left out. */
+export interface ParsedHtml<T extends TreeAdapterTypeMap> {
+  readonly document: T["document"];
+  /** False when the rest of the text was left out. */
+  readonly isWhole: boolean;
+}
+
+/** Parses as a browser without scripts does. */
 export function parseHtml<T extends TreeAdapterTypeMap>(
   html: string,
   treeAdapter: TreeAdapter<T>,
   limits: ParseLimits,
-): { readonly document: T["document"]; readonly isWhole: boolean } {
+): ParsedHtml<T> {
+  const steps = parseHtmlInSteps(html, treeAdapter, limits);
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** As parseHtml; yields between pieces, for callers who have something else to do meanwhile. */
+export function* parseHtmlInSteps<T extends TreeAdapterTypeMap>(
+  html: string,
+  treeAdapter: TreeAdapter<T>,
+  limits: ParseLimits,
+): Generator<void, ParsedHtml<T>, void> {
   let elements = 0;
   const counting: TreeAdapter<T> = {
     ...treeAdapter,
@@ -34,6 +53,7 @@ export function parseHtml<T extends TreeAdapterTypeMap>(
   for (let at = 0; at < html.length && isWhole; at += PIECE_LENGTH) {
     parser.tokenizer.write(html.slice(at, at + PIECE_LENGTH), false);
     isWhole = parser.openElements.stackTop <= DEPTH_MAX && elements <= limits.elementsMax && !limits.isOver();
+    yield;
   }
   parser.tokenizer.write("", true);
   return { document: parser.document, isWhole };

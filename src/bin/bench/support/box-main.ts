@@ -7,6 +7,7 @@ import { messageOf } from "../../../base/errors.ts";
 import { createLog } from "../../../base/log.ts";
 import { Box } from "../../../box/box.ts";
 import { parseBoxConfig } from "../../../box/config.ts";
+import { remoteBoxes } from "../../remote-boxes.ts";
 import type { BoxAnswer, BoxQuestion } from "./box-process.ts";
 
 const [dir = "", toml = ""] = process.argv.slice(2);
@@ -24,7 +25,7 @@ try {
       dataDir: path.join(dir, "data"),
       listen: [{ kind: "tcp", host: "127.0.0.1", port: 0 }],
     },
-    { clock: systemClock, log },
+    { clock: systemClock, log, remote: remoteBoxes },
   );
   const [address] = box.addresses.listen;
   if (!box.info.accepting) tell({ kind: "failed", message: "the sandbox does not hold on this machine" });

@@ -7,8 +7,8 @@ import path from "node:path";
 import { BentoError } from "../../../base/errors.ts";
 import { parseAddress } from "../../../client/address.ts";
 import { BoxClient, type Dial } from "../../../client/client.ts";
+import { RelayDialers } from "../../../client/relay-dial.ts";
 import { torDial } from "../../../client/tor-dial.ts";
-import { ExitAddressDialer } from "../../../tor/exit-address.ts";
 import { type RunningNetwork, startNetwork, stopNetwork } from "../../local-network.ts";
 import type { BenchContext } from "../benchmark.ts";
 
@@ -49,18 +49,8 @@ export async function startTorNetwork(
     throw new BentoError("benchmark-failed", "Cannot measure: the network has no box");
   }
   const { fingerprint, exit } = box;
-  const dialer = undo.use(
-    new ExitAddressDialer(undo.use(await net.testnet.control("c0")), net.testnet.socks()),
-  );
-  const exitDial: Dial = ({ host, port }, { isolation, firstBytes, signal }) =>
-    dialer.connect(
-      { fingerprint, address: host, port },
-      {
-        isolation: { username: isolation, password: "bench" },
-        signal,
-        ...(firstBytes ? { optimisticData: firstBytes } : {}),
-      },
-    );
+  const control = await net.testnet.controlAddress("c0");
+  const exitDial = undo.use(new RelayDialers()).dial(control, net.testnet.socks(), fingerprint);
   const owned = undo.move();
   return {
     net,

@@ -1,13 +1,21 @@
-// A small DNS server on loopback for private networks and tests: A and AAAA records of its own zone, NXDOMAIN for all
-// else, and answers that may change per query, as an attacker's would (rebinding). UDP only, one question per query.
-// Spec: RFC 1035 section 4.
+// A small DNS server on loopback for tests: A and AAAA records of its own zone, NXDOMAIN for all else, silence where a
+// test wants it, and answers that may change per query, as an attacker's would (rebinding). It keeps the questions. UDP
+// only, one question per query. RFC 1035 section 4.
 
 import { createSocket, type Socket } from "node:dgram";
-import { BentoError, ProtocolError, systemCode } from "../base/errors.ts";
-import { parseIp } from "../base/ip-address.ts";
+import { once } from "node:events";
+import { ProtocolError } from "../../src/base/errors.ts";
+import { parseIp } from "../../src/base/ip-address.ts";
 
-/** Addresses of a name, as text; undefined: no such name. Called once per query, so that the answer may change. */
-export type DnsZone = (name: string, type: "A" | "AAAA") => readonly string[] | undefined;
+/**
+ * Addresses of a name, as text, of both families: those of the asked one are sent. undefined: no such name; "silence": no
+ * answer. `count` is the number of earlier questions of this type about this name.
+ */
+export type DnsZone = (
+  name: string,
+  type: "A" | "AAAA",
+  count: number,
+) => readonly string[] | "silence" | undefined;
 
 const TYPE_A = 1;
 const TYPE_AAAA = 28;
@@ -19,57 +27,49 @@ const TTL_S = 1;
 
 export class DnsServer implements AsyncDisposable {
   readonly #socket: Socket;
-  readonly address: string;
-  readonly port: number;
+  readonly address: { readonly kind: "tcp"; readonly host: string; readonly port: number };
+  /** "A name" or "AAAA name" for each question, in order. */
+  readonly questions: readonly string[];
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Socket, questions: readonly string[]) {
     this.#socket = socket;
+    this.questions = questions;
     const { address, port } = socket.address();
-    this.address = address;
-    this.port = port;
+    this.address = { kind: "tcp", host: address, port };
   }
 
-  /** Port 53 needs root or CAP_NET_BIND_SERVICE: without, BentoError `testnet-dns-forbidden`. Port 0: any free one. */
-  static async start(options: {
-    readonly address: string;
-    readonly port?: number;
-    readonly zone: DnsZone;
-  }): Promise<DnsServer> {
+  /** At any free port of 127.0.0.1 unless told; port 53 needs root. */
+  static async start(
+    zone: DnsZone,
+    at: { readonly host: string; readonly port: number } = { host: "127.0.0.1", port: 0 },
+  ): Promise<DnsServer> {
     const socket = createSocket("udp4");
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    socket.once("error", (cause) => {
-      reject(
-        systemCode(cause) === "EACCES"
-          ? new BentoError("testnet-dns-forbidden", "Cannot start DNS server: port 53 is for root", { cause })
-          : cause,
-      );
-    });
-    socket.bind({ address: options.address, port: options.port ?? 53 }, resolve);
-    await promise;
+    const questions: string[] = [];
+    const counting = (name: string, type: "A" | "AAAA") => {
+      const question = `${type} ${name}`;
+      const count = questions.filter((earlier) => earlier === question).length;
+      questions.push(question);
+      return zone(name, type, count);
+    };
+    socket.bind({ address: at.host, port: at.port });
+    await once(socket, "listening");
     socket.on("error", () => {
       // An answer that could not be sent: the asker repeats its question.
     });
     socket.on("message", (query, from) => {
-      let answer: Uint8Array;
       try {
-        answer = answerQuery(query, options.zone);
+        const answer = answerQuery(query, counting);
+        if (answer) socket.send(answer, from.port, from.address);
       } catch (error) {
-        if (error instanceof ProtocolError) return;
-        throw error;
+        if (!(error instanceof ProtocolError)) throw error;
       }
-      socket.send(answer, from.port, from.address);
     });
-    return new DnsServer(socket);
+    return new DnsServer(socket, questions);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    try {
-      this.#socket.close(resolve);
-    } catch {
-      // Closed already.
-      resolve();
-    }
+    this.#socket.close(resolve);
     await promise;
   }
 }
@@ -77,8 +77,11 @@ export class DnsServer implements AsyncDisposable {
 // Sample query for "a.test", type A:
 //   1234 0100 0001 0000 0000 0000   ID, flags (RD), QDCOUNT 1, no other sections
 //   01 61 04 74657374 00 0001 0001  labels, root, QTYPE, QCLASS IN
-/** The answer to one query. Throws ProtocolError on anything but one plain question. */
-export function answerQuery(query: Uint8Array, zone: DnsZone): Uint8Array {
+/** The answer to one query, undefined for silence. Throws ProtocolError on anything but one plain question. */
+function answerQuery(
+  query: Uint8Array,
+  zone: (name: string, type: "A" | "AAAA") => ReturnType<DnsZone>,
+): Uint8Array | undefined {
   const bytes = Buffer.from(query.buffer, query.byteOffset, query.byteLength);
   if (bytes.length < HEADER_BYTES + 5 || ((bytes[2] ?? 0) & 0xf8) !== 0 || bytes.readUInt16BE(4) !== 1)
     throw malformed();
@@ -87,6 +90,7 @@ export function answerQuery(query: Uint8Array, zone: DnsZone): Uint8Array {
   const type = bytes.readUInt16BE(end);
   const isAddress = type === TYPE_A || type === TYPE_AAAA;
   const texts = zone(name, type === TYPE_AAAA ? "AAAA" : "A");
+  if (texts === "silence") return undefined;
   const records = isAddress ? (texts ?? []).slice(0, ANSWERS_MAX).flatMap((text) => record(text, type)) : [];
   const header = Buffer.alloc(HEADER_BYTES);
   bytes.copy(header, 0, 0, 2);

@@ -1,0 +1,150 @@
+// How the bytes of a digest leave the box: as they come, or in cells at a constant rate (spec/browse 4). What writes the
+// digest sees the same interface; `room` is what makes a shaped answer end in time.
+
+import { concat } from "../../src/base/bytes.ts";
+import { CELL_BYTES, type Shape } from "../../src/wire/browse.ts";
+import { CellFiller } from "../../src/wire/cells.ts";
+import { DIGEST_END, DIGEST_MAGIC, encodeContentFrames, paddingPlan } from "../../src/wire/digest.ts";
+import { CellSchedule, cellIntervalMs, type PaceClock, pace } from "../../src/wire/pace.ts";
+import { BrowserLimits as Limits } from "./limits.ts";
+
+/** Resolves when there is room for more. */
+export type Send = (bytes: Uint8Array) => Promise<void>;
+
+export interface Output {
+  /** Content that can still leave; infinite where only the digest's own limits count. */
+  readonly room: number;
+  /** Compressed records. Resolves when there is room for more; drops them when the answer has ended. */
+  content(parts: readonly Uint8Array[]): Promise<void>;
+  /** No more content. Resolves when the last byte has been sent. */
+  end(): Promise<void>;
+  /** Resolves when the last byte has been sent, rejects when sending failed. */
+  readonly ended: Promise<void>;
+}
+
+/** Messages of about so much: small ones cost frames of their own on each hop. */
+const MESSAGE_BYTES = 32 * 1024;
+
+export class PlainOutput implements Output {
+  readonly room = Number.POSITIVE_INFINITY;
+  readonly #send: Send;
+  readonly #multiple: number;
+  readonly #ended = Promise.withResolvers<void>();
+  #bytesSent = 0;
+
+  /** @param multiple the whole output is a multiple of it; 0 for no padding */
+  constructor(send: Send, multiple: number) {
+    this.#send = send;
+    this.#multiple = multiple;
+    this.#ended.promise.catch(() => undefined);
+  }
+
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  async content(parts: readonly Uint8Array[]): Promise<void> {
+    let message: Uint8Array[] = this.#bytesSent === 0 ? [DIGEST_MAGIC] : [];
+    let length = 0;
+    for (const part of parts) {
+      message.push(...encodeContentFrames(part));
+      length += part.length;
+      if (length < MESSAGE_BYTES) continue;
+      await this.#out(concat(message));
+      message = [];
+      length = 0;
+    }
+    if (length > 0) await this.#out(concat(message));
+  }
+
+  async end(): Promise<void> {
+    const { header, bodyBytes } = paddingPlan(this.#bytesSent, this.#multiple);
+    if (header.length > 0) await this.#out(header);
+    // Random, so that nothing between here and the client can compress it away.
+    const noise = crypto.getRandomValues(new Uint8Array(Math.min(bodyBytes, 2 * MESSAGE_BYTES)));
+    for (let left = bodyBytes; left > 0; left -= noise.length) {
+      await this.#out(noise.subarray(0, Math.min(left, noise.length)));
+    }
+    await this.#out(DIGEST_END);
+    this.#ended.resolve();
+  }
+
+  async #out(bytes: Uint8Array): Promise<void> {
+    this.#bytesSent += bytes.length;
+    try {
+      await this.#send(bytes);
+    } catch (error) {
+      this.#ended.reject(error);
+      throw error;
+    }
+  }
+}
+
+/** Share of the cells that may pass without content while the last records are on their way through the compressor. */
+const RESERVE_SHARE = 1 / 16;
+
+export class ShapedOutput implements Output {
+  readonly ended: Promise<void>;
+  readonly #filler: CellFiller;
+  readonly #reserveBytes: number;
+  #left = Promise.withResolvers<void>();
+
+  /** Begins to send at once. */
+  constructor(shape: Shape & { kind: "bucket" }, send: Send, clock: PaceClock, signal: AbortSignal) {
+    const intervalMs = cellIntervalMs(CELL_BYTES, shape.rate);
+    this.#filler = new CellFiller(shape.bytes, (bytes) => crypto.getRandomValues(bytes));
+    this.#reserveBytes = Math.ceil(RESERVE_SHARE * (shape.bytes.at(-1) ?? 0));
+    const schedule = new CellSchedule(intervalMs, clock.now());
+    const next = () => {
+      const cell = this.#filler.next();
+      this.#notify();
+      return cell;
+    };
+    this.ended = pace({ clock, schedule, next, send, signal }).finally(() => {
+      this.#notify();
+    });
+    this.ended.catch(() => undefined);
+  }
+
+  get room(): number {
+    return Math.max(0, this.#filler.room - this.#reserveBytes);
+  }
+
+  async content(parts: readonly Uint8Array[]): Promise<void> {
+    for (const part of parts) this.#filler.push(part);
+    while (this.#filler.queued > Limits.queuedBytesMax && !this.#filler.isEnded) {
+      await Promise.race([this.#left.promise, this.ended]);
+    }
+  }
+
+  async end(): Promise<void> {
+    this.#filler.finish();
+    await this.ended;
+  }
+
+  #notify(): void {
+    const waiters = this.#left;
+    this.#left = Promise.withResolvers<void>();
+    waiters.resolve();
+  }
+}
+
+/** The sandbox's time, in fractions of a millisecond. */
+export const pacingClock: PaceClock = {
+  now: () => performance.now(),
+  sleep: async (delayMs, signal) => {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, delayMs);
+    const onAbort = () => {
+      reject(signal?.reason as Error);
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  },
+};
