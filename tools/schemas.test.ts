@@ -27,7 +27,7 @@ test("box.example.toml: each key without a default has an example that can be us
     tried++;
     assert.notDeepEqual(parseBoxConfig(`${section}\n${line.slice(2)}`), parseBoxConfig(""), line);
   }
-  assert.equal(tried, 8);
+  assert.equal(tried, 9);
 });
 
 interface Property {

@@ -80,6 +80,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
     .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
+    .addOption(new Option("--inspector", "for boxes of `bento fn dev --inspect`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -97,6 +98,21 @@ function addFunctions(program: Command, act: Act): void {
     .argument("[box]", BOX_HELP)
     .action((box: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/policy.ts")).policy(cli, box, options)),
+    );
+  reach(program.command("boxes"))
+    .description(
+      "which boxes suit: what they say of themselves, how fast they answer, what stands against them",
+    )
+    .argument("[box...]", `${BOX_HELP}; all known ones when left out`)
+    .option("--for <fn>", "those that grant what this function asks for")
+    .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--count <n>", "how many are wanted; exit code 4 when there are fewer", count(1, 64))
+    .option("--distinct <kinds>", "relay, family or both: no two of one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
+    .option("--not <boxes>", "not these boxes or relay fingerprints", list)
+    .action((boxes: string[], options) =>
+      act(async (cli) => (await import("../client/cli/boxes.ts")).boxes(cli, boxes, options)),
     );
   reach(program.command("check"))
     .description("whether boxes would take a function, rule by rule")
@@ -117,6 +133,8 @@ function addFunctions(program: Command, act: Act): void {
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
     .option("--logs", "show on stderr what the function logs")
+    .option("--cover <rate>", "inside cells at this constant rate both ways, e.g. 64KiB/s")
+    .option("--cover-unit <duration>", "the cover lasts a multiple of this", "30s")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -162,7 +180,7 @@ function addAuthoring(program: Command, act: Act): void {
   const fn = program.command("fn").description("write, try, test and pack functions");
   json(fn.command("init"))
     .description("a folder for a new function that runs, type-checks and has a test")
-    .argument("[dir]", "where; named after the template when left out")
+    .argument("[folder]", "where; named after the template when left out")
     .option("--python", "in Python")
     .option("--template <name>", "what it begins as: --list names them", "hello")
     .option("--list", "name the templates")
@@ -176,6 +194,7 @@ function addAuthoring(program: Command, act: Act): void {
     .option("--call <expression>", CALL_HELP)
     .option("--args-json <array>", ARGS_JSON_HELP)
     .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--inspect [port]", "TypeScript: an inspector for DevTools and editors at 127.0.0.1:9229")
     .option("--net", "on a private Tor network: the one that runs, or one of its own")
     .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
@@ -326,6 +345,11 @@ function addTools(program: Command, act: Act): void {
     .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("cover"))
+    .description("cells at a constant rate to a box and back, with nothing in them")
+    .option("--rate <rate>", "bytes per second each way", "64KiB/s")
+    .option("--for <duration>", "how long", "5m")
+    .action((options) => act(async (cli) => (await import("../client/cli/cover.ts")).cover(cli, options)));
   reach(program.command("monitor"))
     .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
     .argument("[box]", BOX_HELP)
@@ -387,6 +411,13 @@ function count(min: number, max: number): (text: string) => number {
       max === Number.MAX_SAFE_INTEGER ? "Wanted a whole number." : `Wanted ${min} to ${max}.`,
     );
   };
+}
+
+/** `a,b` -> a, b */
+function list(text: string): string[] {
+  const items = text.split(",").map((item) => item.trim());
+  if (items.every((item) => item !== "")) return items;
+  throw new InvalidArgumentError("Wanted a list such as a,b.");
 }
 
 function rate(text: string): number {

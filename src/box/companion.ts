@@ -8,6 +8,7 @@ import { messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { ControlClient } from "../tor/control-client.ts";
 import type { ControlAddress } from "../tor/control-connection.ts";
+import { FAMILY_MAX } from "../wire/api.ts";
 
 /** Milliseconds between attempts to reach the relay: first, and longest. */
 const RETRY = { firstMs: 1_000, longestMs: 60_000 } as const;
@@ -23,6 +24,8 @@ export interface RelayFacts {
   readonly exit: readonly string[];
   /** 40 hexadecimal digits; null for a client that is no relay. */
   readonly fingerprint: string | null;
+  /** Fingerprints that it names as its family. */
+  readonly family: readonly string[];
   readonly addresses: readonly string[];
   /** Every port it listens at. */
   readonly ports: readonly number[];
@@ -139,12 +142,14 @@ async function askFacts(client: ControlClient, wait: { signal: AbortSignal }): P
     if (address !== undefined && address !== "") addresses.push(address);
   }
   const fingerprint = await optional(client, "fingerprint", wait);
+  const { MyFamily: family } = await client.getConf(["MyFamily"], wait);
   return {
     exit: exit
       .split("\n")
       .map((line) => line.trim())
       .filter((line) => line !== ""),
     fingerprint: fingerprint === undefined ? null : fingerprint.trim().toUpperCase(),
+    family: familyOf(family),
     addresses,
     ports: [...ports],
   };
@@ -162,6 +167,14 @@ async function optional(
     if (client.isClosed || wait.signal.aborted) throw error;
     return undefined;
   }
+}
+
+/** `$AA..=name,BB..~name, nickname` -> AA.., BB..: nicknames prove nothing and name nobody for sure. */
+function familyOf(values: readonly string[]): string[] {
+  const found = values.flatMap((value) => [
+    ...value.matchAll(/(?:^|[\s,])\$?([0-9A-Fa-f]{40})(?=$|[\s,=~])/g),
+  ]);
+  return [...new Set(found.map((match) => (match[1] ?? "").toUpperCase()))].slice(0, FAMILY_MAX);
 }
 
 /** `"0.0.0.0:9001" "unix:/run/tor/control" "[::]:9001"` -> 9001, 9001 */

@@ -85,6 +85,12 @@ export const boxSchema = section("Configuration of a Bento box.", {
     contact: text(500)
       .optional()
       .meta({ description: "how people reach the operator", example: "operator at example dot org" }),
+    region: z
+      .string()
+      .regex(/^[A-Za-z]{2}$/, 'expected a country code of two letters (ISO 3166-1) such as "DE"')
+      .transform((value) => value.toUpperCase())
+      .optional()
+      .meta({ description: "country where the box is; clients can only believe it", example: "DE" }),
     data_dir: path.default("/var/lib/bento").describe("functions and their storage; mode 0700"),
     listen: z
       .array(socketAddress)

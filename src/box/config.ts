@@ -27,6 +27,8 @@ export interface TcpAddress {
 export interface BoxConfig {
   readonly name: string;
   readonly contact: string | null;
+  /** ISO 3166-1 code of two letters, as the operator claims it. */
+  readonly region: string | null;
   readonly dataDir: string;
   readonly listen: readonly SocketAddress[];
   readonly admin: SocketAddress | null;
@@ -104,6 +106,7 @@ function configOf(toml: BoxToml): BoxConfig {
   return {
     name: box.name,
     contact: box.contact ?? null,
+    region: box.region ?? null,
     dataDir: box.data_dir,
     listen: box.listen,
     admin: box.admin ?? null,

@@ -208,6 +208,8 @@ export class TestBox implements AsyncDisposable {
           relay: null,
           contact: null,
           onion: null,
+          region: null,
+          family: [],
           accepting: true,
         };
         return answer(response, 200, info);

@@ -401,10 +401,44 @@ export interface Bento {
   ): Promise<string>;
   /** Attaches to an instance, from byte `offset` of its output on, or from the first that is still there. */
   open(box: string, instance: string, options?: { readonly offset?: number }): Promise<FarSession>;
+  /**
+   * Asks up to 64 boxes at once what they are and what they grant, and chooses: those that grant what `manifest`
+   * asks for (undefined: whatever they grant) and keep to the constraints, fastest first. Fewer than `count` may be
+   * found: `left` says for each other box why. Costs two calls a box.
+   */
+  choose(
+    boxes: readonly string[],
+    manifest?: Package["manifest"],
+    constraints?: BoxConstraints,
+  ): Promise<BoxChoice>;
   /** Ends an instance. Whether it still ran. */
   close(box: string, instance: string): Promise<boolean>;
   /** Ends a function by its shutdown token: instances, storage, tokens. How many instances were ended. */
   shutdown(box: string, token: string): Promise<number>;
+}
+
+/** Relay, family and region are what boxes say of themselves. */
+export interface BoxConstraints {
+  /** How many boxes are wanted: 1 when left out. */
+  readonly count?: number;
+  /** No two beside one relay; no two beside relays that name each other as family (nor beside one relay). */
+  readonly distinct?: readonly ("relay" | "family")[];
+  /** Country codes (ISO 3166-1, two letters): only these; none of these. A box that says none is left out by either. */
+  readonly regions?: readonly string[];
+  readonly avoidRegions?: readonly string[];
+  /** Addresses of boxes, fingerprints of relays. */
+  readonly not?: readonly string[];
+}
+
+export interface BoxChoice {
+  readonly chosen: readonly {
+    readonly box: string;
+    readonly name: string;
+    readonly relay: string | null;
+    readonly region: string | null;
+    readonly roundTripMs: number;
+  }[];
+  readonly left: readonly { readonly box: string; readonly reason: string }[];
 }
 
 /** A function that was installed, with everything that is needed to use it, from anywhere. */

@@ -65,6 +65,9 @@ export const invocationSchema = z.union([
 ]);
 export type Invocation = z.infer<typeof invocationSchema>;
 
+/** Relays of one family that are told: the largest on the public network have some hundreds. */
+export const FAMILY_MAX = 1000;
+
 export const infoSchema = z.object({
   software: z.string().max(100),
   protocol: z.literal(1),
@@ -74,6 +77,17 @@ export const infoSchema = z.object({
   contact: z.string().max(500).nullable(),
   /** The box's onion address, where it has one. */
   onion: z.string().max(80).nullable(),
+  /** Where the operator says that the box is: ISO 3166-1 code of two letters. A claim. */
+  region: z
+    .string()
+    .regex(/^[A-Z]{2}$/)
+    .nullable()
+    .default(null),
+  /** Fingerprints that the companion relay names as its family; counts only where those name it, too. */
+  family: z
+    .array(z.string().regex(/^[0-9A-F]{40}$/))
+    .max(FAMILY_MAX)
+    .default([]),
   /** Whether functions can be started, and if not why (no detail). */
   accepting: z.boolean(),
 });

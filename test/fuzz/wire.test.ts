@@ -11,6 +11,7 @@ import {
   infoSchema,
   invocationSchema,
   listingSchema,
+  logPageSchema,
   storedSchema,
 } from "../../src/wire/api.ts";
 import { parseDestination } from "../../src/wire/destination.ts";
@@ -150,6 +151,7 @@ fuzz([
       policy,
       '{"software":"x","protocol":1,"name":"n","relay":null,"contact":null,"onion":null,"accepting":true}',
       '{"instance":"x"}',
+      '{"lines":[{"position":1,"at":1,"instance":1,"level":"info","text":"t"}],"next":1,"more":false,"missed":false}',
       '{"type":"about:blank","title":"t","status":400,"code":"box-full","detail":"d","refusals":[{"rule":"net","wanted":"a","limit":"b"}]}',
       '{"kill":true}',
       JSON.stringify(invocation),
@@ -160,6 +162,7 @@ fuzz([
         infoSchema,
         storedSchema,
         listingSchema,
+        logPageSchema,
         closeSchema,
         invocationSchema,
       ])

@@ -227,3 +227,62 @@ test("env.bento: without the grant there is nothing, and a call by hand is refus
   await session.next("attached");
   assert.equal(await session.text(), "undefined");
 });
+
+test("api.bento_*: the same from Python: deploys, talks, chooses, shuts down, and sees what was refused", async () => {
+  const source = `
+def main(echo_source):
+    echo = {"name": "echo", "image": "deno"}
+    deployed = api.bento_deploy("self", echo, echo_source)
+    far = api.bento_run("self", token=deployed["invocationToken"])
+    for text in ("one", "x" * 200000):
+        far.send(text)
+        api.send(far.recv()[:3])
+    far.end()
+    try:
+        far.recv()
+    except EOFError:
+        api.send(far.outcome["kind"] + " " + str(far.offset))
+    again = api.bento_run("self", manifest=echo, source=echo_source, linked=True)
+    again.send("two")
+    api.send(again.recv() + b" " + again.deployment["box"].encode())
+    again.close()
+    choice = api.bento_choose(["self", "example.com:80"], echo, count=2)
+    api.send(",".join(one["box"] for one in choice["chosen"]) + " not " + choice["left"][0]["box"])
+    api.send(str(api.bento_shutdown("self", deployed["shutdownToken"])))
+    for call in (
+        lambda: api.bento_run("self", token=deployed["invocationToken"]),
+        lambda: api.bento_deploy("self", {**echo, "memory": "1TiB"}, echo_source),
+        lambda: api.bento_deploy("self", echo, "x" * 5000000),
+    ):
+        try:
+            call()
+        except api.HostError as error:
+            api.send(error.code + "".join(" " + one["rule"] for one in error.refusals))
+`;
+  const session = await box.client.run({
+    package: {
+      manifest: { name: "python", image: "python" as const, bento: { boxes: ["self"], functions: 8 } },
+      source,
+    },
+    invocation: { args: [ECHO.source] },
+  });
+  await session.next("attached");
+  const messages: string[] = [];
+  for (;;) {
+    const frame = await session.frames.receive({ signal: AbortSignal.timeout(60_000) });
+    if (frame?.kind === "output") messages.push(Buffer.from(frame.bytes).toString());
+    if (frame?.kind === "ended") assert.deepEqual(frame.outcome, { kind: "returned" });
+    if (frame?.kind !== "output") break;
+  }
+  assert.deepEqual(messages, [
+    "one",
+    "xxx",
+    "returned 200003",
+    "two self",
+    "self not example.com:80",
+    "0",
+    "bad-token",
+    "policy-refused memory",
+    "too-large",
+  ]);
+});

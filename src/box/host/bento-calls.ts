@@ -27,6 +27,10 @@ export async function carryOutBento(
   answer: CallAnswer,
 ): Promise<void> {
   const { signal } = open;
+  if (call.method === "bento.choose") {
+    const { boxes, manifest, constraints } = call.params;
+    return sendWhole(await bento.choose(boxes, manifest, constraints, signal), open, answer);
+  }
   const { box } = call.params;
   switch (call.method) {
     case "bento.info":

@@ -9,9 +9,12 @@ import { BentoError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import type { Info, Invocation, Stored } from "../../wire/api.ts";
 import { type BoxAddress, formatAddress, tryParseAddress } from "../../wire/box-address.ts";
+import { type BoxChoice, type BoxConstraints, type Candidate, chooseBoxes } from "../../wire/choose-boxes.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import type { BentoGrant } from "../../wire/grant.ts";
+import { parseManifest } from "../../wire/manifest.ts";
 import { ANY_BOX, type Policy, SELF } from "../../wire/policy.ts";
+import { surveyBoxes } from "../../wire/survey-boxes.ts";
 import { parseInstanceId, parseInvocationToken, parseShutdownToken } from "../../wire/token.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { Aftermath } from "./bento-aftermath.ts";
@@ -215,6 +218,27 @@ class GrantedBento implements InstanceBento {
     return this.#ask(box, signal, (remote, wait) => remote.shutdown(parsed, { signal: wait }));
   }
 
+  async choose(
+    boxes: readonly string[],
+    manifest: unknown,
+    constraints: BoxConstraints,
+    signal: AbortSignal,
+  ): Promise<BoxChoice> {
+    const parsed = manifest === undefined ? undefined : known(parseManifest, manifest);
+    const choose = (candidates: readonly Candidate[]) =>
+      chooseBoxes(candidates, parsed, constraints, Math.random);
+    const ask = (box: string) => ({
+      info: (wait: AbortSignal) => this.info(box, wait),
+      policy: (wait: AbortSignal) => this.policy(box, wait),
+    });
+    const candidates = await surveyBoxes(boxes, ask, {
+      clock: this.#shared.clock,
+      signal: AbortSignal.any([signal, this.#ended.signal]),
+      enough: (found) => choose(found).chosen.length >= (constraints.count ?? 1),
+    });
+    return choose(candidates);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended.abort(new BentoError("closed", "Cannot go on: the instance has ended"));
     for (const session of this.#sessions) void session.detach();
@@ -381,10 +405,10 @@ function deployedAt({ address, route }: RemoteTarget, stored: Stored): Deployed 
   return { ...stored, box: route === "self" ? SELF : formatAddress(address) };
 }
 
-/** Throws RemoteRefusal "bad-token". */
-function known<T>(parse: (text: string) => T, text: string): T {
+/** What the function wrote, parsed. Throws RemoteRefusal "bad-token" or "bad-manifest". */
+function known<From, T>(parse: (from: From) => T, from: From): T {
   try {
-    return parse(text);
+    return parse(from);
   } catch (error) {
     throw remoteRefusal(error);
   }

@@ -55,6 +55,7 @@ export async function carryOut(
     case "bento.open":
     case "bento.close":
     case "bento.shutdown":
+    case "bento.choose":
       return carryOutBento(call, open, granted(services.bento, "bento"), answer);
     case "box.facts":
       answer.reply(await granted(services.box, "box")());

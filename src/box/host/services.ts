@@ -5,6 +5,7 @@
 import type { Duplex } from "node:stream";
 import type { TorUse } from "../../tor/firewall/owner.ts";
 import type { Info, Invocation, JsonValue, Outcome, Stored } from "../../wire/api.ts";
+import type { BoxChoice, BoxConstraints } from "../../wire/choose-boxes.ts";
 import type { Policy } from "../../wire/policy.ts";
 
 export interface HostServices {
@@ -99,6 +100,13 @@ export interface InstanceBento extends AsyncDisposable {
   ): Promise<FarSession>;
   /** Whether a running instance was ended. */
   close(box: string, instance: string, options: { kill: boolean; signal: AbortSignal }): Promise<boolean>;
+  /** Asks the boxes and chooses among them. Boxes that this function may not use are left out. */
+  choose(
+    boxes: readonly string[],
+    manifest: unknown,
+    constraints: BoxConstraints,
+    signal: AbortSignal,
+  ): Promise<BoxChoice>;
   /** How many instances were ended. */
   shutdown(box: string, token: string, signal: AbortSignal): Promise<number>;
 }

@@ -5,10 +5,9 @@ import { isIP } from "node:net";
 import { BentoError } from "../../base/errors.ts";
 import type { ControlAddress } from "../../tor/control-connection.ts";
 import type { SocksAddress } from "../../tor/socks.ts";
-import { grant } from "../../wire/grant.ts";
 import { type Manifest, parseManifest } from "../../wire/manifest.ts";
 import { type BoxAddress, formatAddress, isOnion, tryParseAddress } from "../address.ts";
-import { BoxClient } from "../client.ts";
+import { chooseAmong } from "../choose-boxes.ts";
 import type { BoxEntry, Context, SavedReach } from "../context.ts";
 import { type Dial, directDial } from "../dial.ts";
 import type { LoadedPackage } from "../package-loader.ts";
@@ -135,8 +134,8 @@ function relayOf(
 }
 
 /**
- * The box a command talks to: the one named, else the first box of the running network whose policy grants what the
- * manifest asks for. Without a manifest the first box.
+ * The box a command talks to: the one named, else of the known boxes the one that answers fastest among those that
+ * grant what the manifest asks for. Without a manifest the first box.
  */
 export async function chooseBox(cli: Cli, options: ReachOptions, manifest?: Manifest): Promise<Reach> {
   if (options.box !== undefined) return reachBox(cli, options.box, options);
@@ -149,40 +148,31 @@ export async function chooseBox(cli: Cli, options: ReachOptions, manifest?: Mani
     );
   }
   if (names.length === 1 || !manifest) return reachBox(cli, only, options);
-  return firstSuitable(cli, names, options, manifest);
+  return bestOf(cli, names, options, manifest);
 }
 
-async function firstSuitable(
+async function bestOf(
   cli: Cli,
   names: readonly string[],
   options: ReachOptions,
   manifest: Manifest,
 ): Promise<Reach> {
-  const reasons: string[] = [];
-  let unreached: unknown;
-  let refused = 0;
-  for (const name of names) {
-    const reach = await reachBox(cli, name, options);
-    using client = new BoxClient({ address: reach.address, dial: reach.dial });
-    try {
-      const result = grant(manifest, await client.policy({ signal: cli.signal }));
-      if (result.kind === "granted") return reach;
-      refused++;
-      reasons.push(`${name}: ${result.refusals.map((refusal) => refusal.rule).join(", ")}`);
-    } catch (error) {
-      cli.signal.throwIfAborted();
-      unreached ??= error;
-      reasons.push(`${name}: ${error instanceof Error ? error.message : "not reached"}`);
-    }
-  }
+  const reaches = new Map<string, Reach>();
+  for (const name of names) reaches.set(name, await reachBox(cli, name, options));
+  const errors: unknown[] = [];
+  const { chosen, left } = await chooseAmong(
+    [...reaches].map(([name, { address, dial }]) => ({ name, address, dial })),
+    { manifest, signal: cli.signal, onError: (_box, error) => errors.push(error) },
+  );
+  const best = chosen[0] && reaches.get(chosen[0].box);
+  if (best) return best;
   // Where no box could be asked, that is what is wrong.
-  if (refused === 0) throw unreached;
+  if (errors.length === names.length) throw errors[0];
+  const reasons = left.map(({ box, reason }) => `${box}: ${reason}`);
   throw new BentoError(
     "policy-refused",
-    `Cannot choose a box: none grants what is asked for (${reasons.join("; ")})`,
-    {
-      advice: "`bento check FN` shows each rule.",
-    },
+    `Cannot choose a box: none is suitable (${reasons.join("; ")})`.slice(0, 2000),
+    { advice: "`bento boxes --for FN` and `bento check FN` show why." },
   );
 }
 

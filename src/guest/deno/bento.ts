@@ -3,7 +3,16 @@
 
 import { concat } from "../../base/bytes.ts";
 import { RECORD, RecordSplitter, recordsOf } from "../../wire/guest-record.ts";
-import type { Bento, Deployment, FarSession, Json, Outcome, Package } from "../function.ts";
+import type {
+  Bento,
+  BoxChoice,
+  BoxConstraints,
+  Deployment,
+  FarSession,
+  Json,
+  Outcome,
+  Package,
+} from "../function.ts";
 import type { HostChannel } from "./channel.ts";
 import type { HostStream } from "./stream.ts";
 import { HostError } from "./window.ts";
@@ -59,6 +68,12 @@ export function bentoOf(channel: HostChannel): Bento {
       const offset = options.offset === undefined ? {} : { offset: options.offset };
       const { answer, stream } = channel.open("bento.open", { box, instance, ...offset }, "both");
       return attached(channel, box, stream, await answer);
+    },
+    async choose(boxes: readonly string[], manifest?: Package["manifest"], constraints: BoxConstraints = {}) {
+      const params = { boxes, constraints, ...(manifest === undefined ? {} : { manifest }) };
+      const { answer, stream } = channel.open("bento.choose", params, "in");
+      await answer;
+      return (await wholeJson(stream)) as BoxChoice;
     },
     close: (box: string, instance: string) => call<boolean>("close", { box, instance }),
     shutdown: (box: string, token: string) => call<number>("shutdown", { box, token }),

@@ -30,9 +30,10 @@ _TOR_CONTROL = "tor_control.pyc"
 class HostError(Exception):
     """What the box refused or could not do. `code` is the box's: "net-refused", "storage-quota", ..."""
 
-    def __init__(self, code, message):
+    def __init__(self, code, message, refusals=()):
         super().__init__(message)
         self.code = code
+        self.refusals = refusals
 
 
 # --- JSON, by the two C functions that the json package itself uses -------------------------------------------
@@ -55,7 +56,7 @@ def _from_json(data):
 
 
 def _to_json(value):
-    """str, int, bool, None, lists and dicts of these: all that frames need."""
+    """str, numbers, bool, None, lists and dicts of these."""
     if isinstance(value, str):
         return _json.encode_basestring_ascii(value)
     if value is True or value is False:
@@ -64,10 +65,12 @@ def _to_json(value):
         return "null"
     if isinstance(value, int):
         return int.__repr__(value)
+    if isinstance(value, float) and value - value == 0:
+        return float.__repr__(value)
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_to_json, value)) + "]"
-    if not isinstance(value, dict):
-        raise TypeError(f"Cannot call the box: found {type(value).__name__}, wanted text, a whole number, bool or None")
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"Cannot call the box: found {type(value).__name__}, wanted what JSON can carry")
     return "{" + ",".join(_to_json(key) + ":" + _to_json(item) for key, item in value.items()) + "}"
 
 
@@ -219,7 +222,7 @@ class _Stream:
                 self._ended = True
             else:
                 fields = _from_json(payload)
-                self._error = HostError(fields["code"], fields["message"])
+                self._error = HostError(fields["code"], fields["message"], fields.get("refusals", ()))
             self._changed.notify()
         if self._error is not None:
             self.window.fail(self._error)
@@ -451,6 +454,8 @@ class Api:
             self.net_connect = _net_connect(channel)
         if "storage" in grant:
             self._add_storage(channel)
+        if "bento" in grant:
+            _add_bento(self, channel)
         if grant["box"]:
             self.box_facts = lambda: channel.ask("box.facts", {})
         self.remove_function = lambda: channel.ask("self.remove", {})
@@ -510,6 +515,171 @@ def _net_connect(channel):
             raise
         return Connection(stream)
     return net_connect
+
+
+_MESSAGE, _MESSAGE_MORE, _PACKAGE, _PACKAGE_MORE, _DEPLOYED, _RESUMED, _ENDED = 1, 2, 3, 4, 5, 6, 7
+_RECORD_MAX = 60 * 1024
+
+
+class FarSession:
+    """A session with an instance of another function: whole messages, kept apart by records (wire/guest-record.ts).
+    `deployment` has the tokens of what `bento_run` installed; `outcome` is there when `recv` has raised EOFError."""
+
+    def __init__(self, channel, box, stream):
+        self._channel = channel
+        self._box = box
+        self._stream = stream
+        self._lock = _thread.allocate_lock()
+        self._buffer = bytearray()
+        self.outcome = None
+        self.interruptions = 0
+        answer = stream.answer()
+        self.instance, self.offset = answer["instance"], answer["offset"]
+        self.deployment = _from_json(self._record()[1])
+
+    def send(self, data):
+        """Sends one message, str as UTF-8, at most 1 MiB. Returns its bytes."""
+        data = data.encode() if isinstance(data, str) else data
+        with self._lock:
+            if self.outcome is not None:
+                raise HostError("already-ended", "Cannot send: the instance has ended")
+            _write_records(self._stream, data, _MESSAGE_MORE, _MESSAGE)
+        return len(data)
+
+    def recv(self):
+        """The next message. Raises EOFError when the instance has ended, HostError when the session broke."""
+        parts = []
+        while self.outcome is None:
+            kind, payload = self._record()
+            if kind == _ENDED:
+                self.outcome = _from_json(payload)
+                self._stream.window.fail(HostError("already-ended", "Cannot send: the instance has ended"))
+                self._channel.streams.pop(self._stream.number, None)
+            elif kind == _RESUMED:
+                self.interruptions += 1
+            elif payload or parts:
+                self.offset += len(payload)
+                parts.append(payload)
+                if kind == _MESSAGE:
+                    return b"".join(parts)
+        if parts:
+            return b"".join(parts)
+        raise EOFError("the instance has ended")
+
+    def end(self):
+        """No more messages."""
+        self._stream.end()
+
+    def detach(self):
+        """Leaves. The instance goes on."""
+        if self.outcome is None:
+            self._stream.close()
+
+    def close(self):
+        """Ends the instance. Whether it still ran."""
+        return self._channel.ask("bento.close", {"box": self._box, "instance": self.instance})
+
+    def _record(self):
+        buffer = self._buffer
+        while len(buffer) < 5 or len(buffer) < 5 + int.from_bytes(buffer[1:5], "big"):
+            data = self._stream.read()
+            if not data:
+                raise HostError("closed", "Cannot go on: the session was closed")
+            self._stream.consumed(len(data))
+            buffer += data
+        end = 5 + int.from_bytes(buffer[1:5], "big")
+        kind, payload = buffer[0], bytes(memoryview(buffer)[5:end])
+        del buffer[:end]
+        return kind, payload
+
+
+def _write_records(stream, data, more, last):
+    view = memoryview(data).cast("B")
+    at = 0
+    while True:
+        part = view[at:at + _RECORD_MAX]
+        at += len(part)
+        kind = more if at < len(view) else last
+        stream.write(bytes((kind,)) + len(part).to_bytes(4, "big") + part)
+        if at >= len(view):
+            return
+
+
+def _add_bento(api, channel):
+    """`api.bento_*`: functions on this box ("self") and on others, within the grant (spec/guest 5.2)."""
+
+    def whole(stream):
+        try:
+            stream.answer()
+            parts = []
+            while part := stream.read():
+                stream.consumed(len(part))
+                parts.append(part)
+            return _from_json(b"".join(parts))
+        finally:
+            channel.streams.pop(stream.number, None)
+
+    def invocation(args, call):
+        return {"args": list(args)} if call is None else {"call": call}
+
+    def session(box, stream):
+        try:
+            return FarSession(channel, box, stream)
+        except BaseException:
+            channel.streams.pop(stream.number, None)
+            raise
+
+    def sending(send):
+        try:
+            send()
+        except HostError:
+            pass  # the box refused meanwhile: its answer says why
+
+    def package(manifest, source):
+        return _to_json({"manifest": manifest, "source": source}).encode()
+
+    def bento_deploy(box, manifest, source, linked=False):
+        """Installs a function: {box, name, invocationToken, shutdownToken, expiresAt, sourceHash, grant}."""
+        data = package(manifest, source)
+        stream = channel.call("bento.deploy", {"box": box, "linked": linked})
+
+        def send():
+            stream.write(data)
+            stream.end()
+        sending(send)
+        return whole(stream)
+
+    def bento_run(box, token=None, manifest=None, source=None, args=(), call=None, linked=False):
+        """Starts an instance, of the function with this invocation token or of a package, and attaches: FarSession."""
+        params = {"box": box, "invocation": invocation(args, call), "linked": linked}
+        if token is not None:
+            return session(box, channel.call("bento.run", {**params, "token": token}))
+        data = package(manifest, source)
+        stream = channel.call("bento.run", params)
+        sending(lambda: _write_records(stream, data, _PACKAGE_MORE, _PACKAGE))
+        return session(box, stream)
+
+    def bento_open(box, instance, offset=None):
+        """Attaches to an instance: FarSession."""
+        at = {} if offset is None else {"offset": offset}
+        return session(box, channel.call("bento.open", {"box": box, "instance": instance, **at}))
+
+    def bento_exec(box, token, args=(), call=None):
+        """Starts an instance without attaching: its id."""
+        params = {"box": box, "token": token, "invocation": invocation(args, call)}
+        return channel.ask("bento.exec", params)["instance"]
+
+    def bento_choose(boxes, manifest=None, **constraints):
+        """{chosen: [{box, ...}], left: [{box, reason}]}; count, distinct, regions, avoidRegions, not."""
+        params = {"boxes": list(boxes), "constraints": constraints}
+        return whole(channel.call("bento.choose", params if manifest is None else {**params, "manifest": manifest}))
+
+    api.bento_deploy, api.bento_run, api.bento_open, api.bento_exec = bento_deploy, bento_run, bento_open, bento_exec
+    api.bento_choose = bento_choose
+    api.bento_info = lambda box: channel.ask("bento.info", {"box": box})
+    api.bento_policy = lambda box: whole(channel.call("bento.policy", {"box": box}))
+    api.bento_close = lambda box, instance: channel.ask("bento.close", {"box": box, "instance": instance})
+    api.bento_shutdown = lambda box, token: channel.ask("bento.shutdown", {"box": box, "token": token})
 
 
 class _LogWriter:
