@@ -5,8 +5,14 @@
 import { BentoError } from "../base/errors.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import {
+  areFamily,
+  type Family,
   isUsable,
   type ListedRelay,
+  membersOf,
+  NO_FAMILY,
+  names,
+  parseFamily,
   parseGuards,
   parseRelays,
   pickByBandwidth,
@@ -18,12 +24,6 @@ export type PathSource = Pick<ControlClient, "getInfo" | "getConf">;
 
 /** Middle relays that are looked at before giving up: each costs one question to the local tor. */
 const MIDDLES_TRIED_MAX = 30;
-
-interface Family {
-  /** Fingerprints (40 hex digits) and nicknames in lower case that the relay names. */
-  readonly members: ReadonlySet<string>;
-  readonly ids: ReadonlySet<string>;
-}
 
 /** Three fingerprints. Throws BentoError "tor-circuit-failed" when there is no such path. */
 export async function choosePath(control: PathSource, target: string, wait: Wait = {}): Promise<string[]> {
@@ -82,9 +82,7 @@ class Apart {
     if (this.#rules.distinctSubnets && shareSubnet(one, other)) return false;
     if (this.#rules.groups.some((group) => names(group, one) && names(group, other))) return false;
     const [ofOne, ofOther] = await Promise.all([this.#family(one), this.#family(other)]);
-    if ([...ofOne.ids].some((id) => ofOther.ids.has(id))) return false;
-    // A family holds where both say so: nobody can push others out of paths by naming them.
-    return !(names(ofOne.members, other) && names(ofOther.members, one));
+    return !areFamily({ ...one, family: ofOne }, { ...other, family: ofOther });
   }
 
   async #family({ fingerprint }: ListedRelay): Promise<Family> {
@@ -102,29 +100,8 @@ class Apart {
         if (!(error instanceof BentoError) || error.code !== "tor-refused") throw error;
       }
     }
-    return { members: new Set(), ids: new Set() };
+    return NO_FAMILY;
   }
-}
-
-// Samples: "family $F3A1..(40 hex) $0B2C..=nick other" and "family-ids ed25519:AAAA.. ed25519:BBBB.."
-function parseFamily(descriptor: string): Family {
-  const line = (keyword: string) => new RegExp(`^${keyword} (.*)$`, "mu").exec(descriptor)?.[1] ?? "";
-  return { members: membersOf(line("family")), ids: new Set(line("family-ids").split(" ").filter(Boolean)) };
-}
-
-/** `$HEX`, `$HEX~nick`, `$HEX=nick`, `HEX` or `nick`, between spaces or (torrc) commas. */
-function membersOf(text: string): ReadonlySet<string> {
-  const members = text.split(/[\s,]+/u).filter(Boolean);
-  return new Set(
-    members.map((member) => {
-      const hex = /^\$?([0-9A-Fa-f]{40})(?:[=~].*)?$/u.exec(member)?.[1];
-      return hex ? hex.toUpperCase() : member.toLowerCase();
-    }),
-  );
-}
-
-function names(members: ReadonlySet<string>, relay: ListedRelay): boolean {
-  return members.has(relay.fingerprint) || members.has(relay.nickname.toLowerCase());
 }
 
 function noPath(why: string): BentoError {

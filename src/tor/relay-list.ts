@@ -85,6 +85,50 @@ export function acceptsPort({ kind, ports }: ExitSummary, port: number): boolean
   return (kind === "accept") === isListed;
 }
 
+/** Whom a relay names as of its own operator. */
+export interface Family {
+  /** Fingerprints (40 hex digits) and nicknames in lower case. */
+  readonly members: ReadonlySet<string>;
+  readonly ids: ReadonlySet<string>;
+}
+
+export const NO_FAMILY: Family = { members: new Set(), ids: new Set() };
+
+// Samples: "family $F3A1..(40 hex) $0B2C..=nick other" and "family-ids ed25519:AAAA.. ed25519:BBBB.."
+/** From a microdescriptor or a whole descriptor. */
+export function parseFamily(descriptor: string): Family {
+  const line = (keyword: string) => new RegExp(`^${keyword} (.*)$`, "mu").exec(descriptor)?.[1] ?? "";
+  const members = membersOf(line("family"));
+  const ids = new Set(line("family-ids").split(" ").filter(Boolean));
+  return members.size === 0 && ids.size === 0 ? NO_FAMILY : { members, ids };
+}
+
+/** `$HEX`, `$HEX~nick`, `$HEX=nick`, `HEX` or `nick`, between spaces or (torrc) commas. */
+export function membersOf(text: string): ReadonlySet<string> {
+  const members = text.split(/[\s,]+/u).filter(Boolean);
+  return new Set(
+    members.map((member) => {
+      const hex = /^\$?([0-9A-Fa-f]{40})(?:[=~].*)?$/u.exec(member)?.[1];
+      return hex ? hex.toUpperCase() : member.toLowerCase();
+    }),
+  );
+}
+
+type Named = Pick<ListedRelay, "fingerprint" | "nickname">;
+
+export function names(members: ReadonlySet<string>, relay: Named): boolean {
+  return members.has(relay.fingerprint) || members.has(relay.nickname.toLowerCase());
+}
+
+export function areFamily(
+  one: Named & { readonly family: Family },
+  other: Named & { readonly family: Family },
+): boolean {
+  if ([...one.family.ids].some((id) => other.family.ids.has(id))) return true;
+  // A family holds where both say so: nobody can push others out of paths by naming them.
+  return names(one.family.members, other) && names(other.family.members, one);
+}
+
 /** Whether both lie in one /16, or IPv6 /32: tor takes no two such relays for a circuit. */
 export function shareSubnet(
   one: Pick<ListedRelay, "addresses">,

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { BentoError } from "../../base/errors.ts";
+import { NO_FAMILY, parseFamily } from "../relay-list.ts";
 import { choosePath, HOPS_MAX, type Hop, type PathChoice } from "./choose-path.ts";
-import type { Relay } from "./relay-directory.ts";
+import type { DirectoryRelay as Relay } from "./relay-directory.ts";
 
 const USUAL = ["Fast", "Running", "Valid"];
 const fingerprintOf = (number: number) => number.toString(16).toUpperCase().padStart(40, "0");
@@ -17,6 +18,7 @@ function relay(number: number, more: Partial<Relay> = {}): Relay {
     bandwidth: 1,
     exit: null,
     country: null,
+    family: NO_FAMILY,
     ...more,
   };
 }
@@ -92,6 +94,34 @@ test("choosePath: wishes hold, and no relay or /16 comes twice", () => {
   );
   refusedWith("tor-no-path", [{ exitPort: 22 }], choice(relays));
   refusedWith("tor-no-path", [{ countries: ["us"] }], choice(relays));
+});
+
+test("choosePath: no two of one family, where both say so or share an id", () => {
+  const says = (...lines: string[]) => ({ family: parseFamily(lines.join("\n")) });
+  const both = [
+    relay(1),
+    relay(2, says(`family $${fingerprintOf(3)}`)),
+    relay(3, says("family other R2")),
+    relay(4, says(`family $${fingerprintOf(5)}`)),
+    relay(5),
+    relay(6, says("family-ids ed25519:AA ed25519:BB")),
+    relay(7, says("family-ids ed25519:BB")),
+  ];
+  const last = (before: number, hop: number) =>
+    choosePath(
+      [{}],
+      choice(
+        both.filter((_, index) => index + 1 === hop || index + 1 === before),
+        { after: [fingerprintOf(before)] },
+      ),
+    );
+  assert.deepEqual(last(4, 5), [fingerprintOf(5)], "one alone does not make a family");
+  for (const [before, hop] of [
+    [2, 3],
+    [3, 2],
+    [6, 7],
+  ] as const)
+    assert.throws(() => last(before, hop), { code: "tor-no-path" });
 });
 
 test("choosePath: at most as many hops as relays take, those that stand counted", () => {

@@ -2,11 +2,11 @@
 // parsed and bounded by the caller; the relays are the consensus'.
 // A first hop that the owner leaves open is one of tor's own guards and is never told to the owner. Where the machine
 // hides (`firstHop: "guard"`), the owner cannot choose it: else its own relay would learn the machine's address.
-// Spec: docs/spec/tor-firewall.md 4; path-spec 2.2 (no relay twice, one relay of a /16).
+// Spec: docs/spec/tor-firewall.md 4; path-spec 2.2 (no relay twice, one relay of a family and of a /16).
 
 import { BentoError } from "../../base/errors.ts";
-import { acceptsPort, isUsable, pickByBandwidth, shareSubnet } from "../relay-list.ts";
-import type { Relay } from "./relay-directory.ts";
+import { acceptsPort, areFamily, isUsable, pickByBandwidth, shareSubnet } from "../relay-list.ts";
+import type { DirectoryRelay as Relay } from "./relay-directory.ts";
 
 /** Hops of one circuit: relays take 8 RELAY_EARLY cells, one for each hop after the first (tor-spec 5.6). */
 export const HOPS_MAX = 8;
@@ -120,7 +120,11 @@ function wished(
 }
 
 function isApart(one: Relay, other: Relay, distinctSubnets: boolean): boolean {
-  return one.fingerprint !== other.fingerprint && (!distinctSubnets || !shareSubnet(one, other));
+  return (
+    one.fingerprint !== other.fingerprint &&
+    !areFamily(one, other) &&
+    (!distinctSubnets || !shareSubnet(one, other))
+  );
 }
 
 function firstHopRefused(): BentoError {

@@ -6,7 +6,7 @@ import { DETACHED, FakeTor, REFUSED, SILENT } from "../../../test/support/fake-t
 import { TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { TorFirewall } from "./firewall.ts";
-import { OwnerAccount, type OwnerLimits } from "./owner-account.ts";
+import { ATTEMPT_BYTES, OwnerAccount, type OwnerLimits, READS_PER_MINUTE } from "./owner-account.ts";
 import { BACKLOG_MAX } from "./owner-onions.ts";
 import { EVENTS_WAITING_MAX, type OwnerEvent, WATCHERS_MAX } from "./owner-watch.ts";
 
@@ -16,7 +16,7 @@ const LIMITS: OwnerLimits = {
   streams: 4,
   onions: 2,
   extendsPerMinute: 60,
-  bytes: 1000,
+  bytes: 100_000,
 };
 const never = new AbortController().signal;
 const soon = () => AbortSignal.timeout(20_000);
@@ -322,13 +322,25 @@ test("counts: hops of a minute, and what else makes tor build circuits", async (
 });
 
 test("counts: bytes both ways together, then nothing more", async () => {
-  const mine = owner({ bytes: 10 });
+  const mine = owner({ bytes: 10 + ATTEMPT_BYTES });
   const { duplex } = await mine.connect({ host: "a.test", port: 80 }, soon());
   assert.equal(await echo(duplex, "12345"), "12345");
   duplex.write("6");
   const [error] = (await once(duplex, "error", { signal: soon() })) as [unknown];
   assert.ok(code("tor-limit")(error));
   await assert.rejects(mine.connect({ host: "a.test", port: 80 }, soon()), code("tor-limit"));
+});
+
+test("counts: attempts to connect cost bytes, also those that fail; readings of the directory are counted", async () => {
+  const mine = owner({ bytes: 2 * ATTEMPT_BYTES });
+  await assert.rejects(mine.connect({ host: REFUSED, port: 80 }, soon()), code("tor-connection-refused"));
+  await mine.resolve({ host: "a.test" }, soon());
+  await assert.rejects(mine.resolve({ host: "a.test" }, soon()), code("tor-limit"));
+  assert.deepEqual(mine.streams(), []);
+  for (let n = 0; n < READS_PER_MINUTE; n++) await mine.relays();
+  await assert.rejects(mine.relays(), code("tor-limit"));
+  await clock.advance(60_000);
+  assert.equal((await mine.relays()).length, tor.relays.length);
 });
 
 test("routines: what was not granted is refused before tor hears of it", async () => {

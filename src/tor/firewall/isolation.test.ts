@@ -19,7 +19,7 @@ const LIMITS = {
   streams: 4,
   onions: 2,
   extendsPerMinute: 1000,
-  bytes: 1000,
+  bytes: 20_000,
 } as const;
 
 /** All that the firewall may ever say to tor (spec/tor-firewall 1). */

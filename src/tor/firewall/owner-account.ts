@@ -24,6 +24,9 @@ export interface OwnerLimits {
 
 /** Of a circuit that tor builds by itself: for a new isolation, an onion service, a connection to one. */
 export const TOR_CIRCUIT_HOPS = 3;
+/** Of the account's bytes, for each connection or name asked for: else one could knock without end. About two cells each way. */
+export const ATTEMPT_BYTES = 1024;
+export const READS_PER_MINUTE = 60;
 const MINUTE_MS = 60_000;
 const NAMES: Readonly<Record<Counted, string>> = {
   circuits: "circuits",
@@ -36,6 +39,7 @@ export class OwnerAccount {
   readonly clock: Clock;
   readonly #used: Record<Counted, number> = { circuits: 0, streams: 0, onions: 0 };
   readonly #extendsAt: number[] = [];
+  readonly #readsAt: number[] = [];
   #lastId = 0;
   #bytesLeft: number;
   readBytes = 0;
@@ -91,6 +95,24 @@ export class OwnerAccount {
         `Cannot use tor: ${String(this.#extendsAt.length + hops)} hops within a minute, and ${String(this.limits.extendsPerMinute)} are granted`,
       );
     for (let hop = 0; hop < hops; hop++) this.#extendsAt.push(now);
+  }
+
+  /** One reading of the directory, which costs the host some milliseconds. Throws BentoError `tor-limit`. */
+  takeRead(): void {
+    const now = this.clock.now();
+    while (this.#readsAt[0] !== undefined && this.#readsAt[0] <= now - MINUTE_MS) this.#readsAt.shift();
+    if (this.#readsAt.length >= READS_PER_MINUTE)
+      throw new BentoError(
+        "tor-limit",
+        `Cannot read the directory: it was read ${String(READS_PER_MINUTE)} times within a minute`,
+      );
+    this.#readsAt.push(now);
+  }
+
+  /** Pays for one attempt to connect. Throws BentoError `tor-limit` when too few bytes are left. */
+  takeAttempt(): void {
+    if (this.#bytesLeft < ATTEMPT_BYTES) throw bytesSpent();
+    this.#bytesLeft -= ATTEMPT_BYTES;
   }
 
   /** Throws BentoError `tor-limit` when no byte is left. */

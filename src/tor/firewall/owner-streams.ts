@@ -128,7 +128,6 @@ export class OwnerStreams {
     make: (options: Parameters<typeof socksStream>[0], id: number, release: () => void) => Promise<T>,
   ): Promise<T> {
     const { firewall, account, watch, ended } = this.#shared;
-    account.requireBytes();
     const release = account.take("streams");
     const id = account.nextId();
     const stop = new AbortController();
@@ -137,6 +136,7 @@ export class OwnerStreams {
       stop.abort(new BentoError("tor-timeout", "Cannot connect: the circuit or the far end took too long"));
     });
     try {
+      account.takeAttempt();
       const isolation = this.#isolationOf(target);
       const options = {
         proxy: firewall.options.socks,

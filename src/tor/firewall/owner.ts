@@ -202,7 +202,9 @@ export class FirewallOwner implements AsyncDisposable {
   async relays(): Promise<readonly Relay[]> {
     this.#use("directory");
     try {
-      return await this.#firewall.directory.relays();
+      this.#account.takeRead();
+      const relays = await this.#firewall.directory.relays();
+      return relays.map(({ family: _, ...relay }) => relay);
     } catch (error) {
       throw plain(error, "read the directory");
     }

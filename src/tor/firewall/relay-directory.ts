@@ -6,13 +6,25 @@ import { createHash } from "node:crypto";
 import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { ControlClient } from "../control-client.ts";
-import { type ExitSummary, type ListedRelay, parseExitSummary, parseRelays } from "../relay-list.ts";
+import {
+  type ExitSummary,
+  type Family,
+  type ListedRelay,
+  parseExitSummary,
+  parseFamily,
+  parseRelays,
+} from "../relay-list.ts";
 
 export interface Relay extends Omit<ListedRelay, "digest"> {
   /** null: it lets nothing out, or its microdescriptor is not here yet. */
   readonly exit: ExitSummary | null;
   /** Two letters in lower case; null where tor does not know. */
   readonly country: string | null;
+}
+
+/** With what paths are chosen by, beside. */
+export interface DirectoryRelay extends Relay {
+  readonly family: Family;
 }
 
 const KEPT_MS = 60_000;
@@ -24,7 +36,7 @@ const DIGEST_BYTES = 20;
 export class RelayDirectory {
   readonly #control: ControlClient;
   readonly #clock: Clock;
-  #kept: { readonly relays: Promise<readonly Relay[]>; readonly untilMs: number } | undefined;
+  #kept: { readonly relays: Promise<readonly DirectoryRelay[]>; readonly untilMs: number } | undefined;
 
   constructor(control: ControlClient, clock: Clock) {
     this.#control = control;
@@ -32,7 +44,7 @@ export class RelayDirectory {
   }
 
   /** Whoever asks while another asks waits for the same answer. */
-  async relays(): Promise<readonly Relay[]> {
+  async relays(): Promise<readonly DirectoryRelay[]> {
     if (this.#kept && this.#clock.now() < this.#kept.untilMs) return this.#kept.relays;
     const kept = { relays: this.#read(), untilMs: this.#clock.now() + KEPT_MS };
     this.#kept = kept;
@@ -42,29 +54,28 @@ export class RelayDirectory {
     return kept.relays;
   }
 
-  async #read(): Promise<readonly Relay[]> {
+  async #read(): Promise<readonly DirectoryRelay[]> {
     const listed = parseRelays((await this.#control.getInfo(["ns/all"]))["ns/all"]);
-    const exits = await this.#exits();
+    const descriptors = await this.#descriptors();
     const countries = await this.#countries(listed);
     return listed.map(({ digest, ...relay }) => ({
       ...relay,
-      exit: exits.get(digest ?? "") ?? null,
+      exit: parseExitSummary(descriptors.get(digest ?? "") ?? "") ?? null,
+      family: parseFamily(descriptors.get(digest ?? "") ?? ""),
       country: countries.get(relay.addresses[0] ?? "") ?? null,
     }));
   }
 
-  /** Exit summaries by microdescriptor digest as `ns/all` writes it. */
-  async #exits(): Promise<ReadonlyMap<string, ExitSummary>> {
-    const exits = new Map<string, ExitSummary>();
+  /** Microdescriptors by their digest as `ns/all` writes it. */
+  async #descriptors(): Promise<ReadonlyMap<string, string>> {
+    const descriptors = new Map<string, string>();
     for (const text of (await this.#info("md/all")).split(/^(?=onion-key$)/mu)) {
-      const exit = parseExitSummary(text);
-      if (!exit) continue;
       // dir-spec 3.3: the digest is of everything up to the next "onion-key", line end included.
       const whole = text.endsWith("\n") ? text : `${text}\n`;
       const digest = createHash("sha256").update(whole).digest().subarray(0, DIGEST_BYTES);
-      exits.set(digest.toString("base64").replace(/=+$/u, ""), exit);
+      descriptors.set(digest.toString("base64").replace(/=+$/u, ""), whole);
     }
-    return exits;
+    return descriptors;
   }
 
   // Sample: 250-ip-to-country/192.0.2.1=de ... =?? where it is not known
