@@ -204,7 +204,7 @@ export class FirewallOwner implements AsyncDisposable {
     try {
       this.#account.takeRead();
       const relays = await this.#firewall.directory.relays();
-      return relays.map(({ family: _, ...relay }) => relay);
+      return relays.map(publicFacts);
     } catch (error) {
       throw plain(error, "read the directory");
     }
@@ -316,6 +316,11 @@ export class FirewallOwner implements AsyncDisposable {
       this.#working.delete(work);
     }
   }
+}
+
+function publicFacts(relay: Relay): Relay {
+  const { fingerprint, nickname, addresses, orPort, flags, bandwidth, exit, country } = relay;
+  return { fingerprint, nickname, addresses, orPort, flags, bandwidth, exit, country };
 }
 
 /** Tor's own words stay here: they may tell of more than the owner's things. */
