@@ -17,7 +17,7 @@ import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
 import { BoxMeter } from "./box-meter.ts";
-import { ClientTor } from "./client-tor.ts";
+import { ClientTor, firstHopOf } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
 import { BentoBroker } from "./host/bento.ts";
@@ -321,9 +321,7 @@ export class Box implements AsyncDisposable {
     const { dataDir, policy, tor } = this.#config;
     const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
     if (!leavesThroughTor) return undefined;
-    // Who could choose the first relay would learn a hidden box's address.
-    const firstHop = this.#config.onion.kind === "hidden" ? ("guard" as const) : ("any" as const);
-    const firewall = policy.tor ? { firstHop } : null;
+    const firewall = policy.tor ? { firstHop: firstHopOf(this.#config.onion) } : null;
     const dir = join(dataDir, "client-tor");
     return this.#owned.use(new ClientTor({ config: tor, dir, firewall, ...this.#deps }));
   }

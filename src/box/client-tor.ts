@@ -13,7 +13,7 @@ import type { ControlClient } from "../tor/control-client.ts";
 import { TorFirewall } from "../tor/firewall/firewall.ts";
 import { TorProcess } from "../tor/process.ts";
 import type { SocksAddress } from "../tor/socks.ts";
-import type { TorConfig } from "./config.ts";
+import type { OnionConfig, TorConfig } from "./config.ts";
 
 /** Milliseconds between attempts: first, and longest. */
 const RETRY = { firstMs: 1_000, longestMs: 120_000 } as const;
@@ -31,6 +31,11 @@ export interface TorClient {
   readonly exited: Promise<void>;
   /** Functions' way to it (`env.tor`); undefined where the policy grants none. While it is there, no one else may attach streams. */
   readonly firewall: TorFirewall | undefined;
+}
+
+/** Who chooses the first relay of functions' circuits: could they, an author's relay would learn a hidden box's address. */
+export function firstHopOf(onion: Pick<OnionConfig, "kind">): "any" | "guard" {
+  return onion.kind === "hidden" ? "guard" : "any";
 }
 
 export interface ClientTorOptions {

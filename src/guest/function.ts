@@ -320,6 +320,8 @@ export interface TorDirectory {
     readonly flags?: readonly string[];
     readonly fingerprints?: readonly string[];
   }): AsyncIterable<TorRelay>;
+  /** A relay's microdescriptor (dir-spec 3.3) as tor has it; null where it has none. */
+  descriptor(fingerprint: string): Promise<string | null>;
 }
 
 export interface TorRelay {

@@ -310,6 +310,7 @@ def circuit(path, host, port):
         api.send(fetch(host, port))
         relays = {relay.nickname: relay for relay in controller.get_network_statuses()}
         api.send(relays["e1"].fingerprint + " " + str(relays["e1"].or_port) + " " + str("Exit" in relays["e1"].flags))
+        api.send(str("accept" in str(controller.get_microdescriptor("e1").exit_policy)))
         controller.signal(stem.Signal.NEWNYM)
 
 class Page(BaseHTTPRequestHandler):
@@ -358,6 +359,7 @@ test("a program for Stem builds a circuit, attaches its stream to it, fetches, a
   assert.equal(await session.text(), `from port ${PORTS.e1}`, "and where tor chooses");
   const { orPort } = net.node("e1");
   assert.equal(await session.text(), `${fingerprint("e1")} ${orPort} True`);
+  assert.equal(await session.text(), "True");
   assert.deepEqual((await session.next("ended")).outcome, { kind: "returned" });
 });
 

@@ -85,6 +85,7 @@ const torCalls = [
       fingerprints: z.array(fingerprint).max(256).optional(),
     }),
   }),
+  z.strictObject({ method: z.literal("tor.descriptor"), params: z.strictObject({ fingerprint }) }),
   z.strictObject({
     method: z.literal("tor.watch"),
     params: z.strictObject({ kinds: z.array(z.enum(EVENT_KINDS)).min(1).max(EVENT_KINDS.length) }),

@@ -62,6 +62,9 @@ export async function carryOutTor(
       await use.closeOnion(call.params.onion);
       answer.reply({});
       return;
+    case "tor.descriptor":
+      answer.reply({ text: await use.descriptor(call.params.fingerprint) });
+      return;
     case "tor.relays":
       return relays(call.params, use, open, answer);
     case "tor.watch":

@@ -161,6 +161,9 @@ function directoryOf(channel: HostChannel): NonNullable<Tor["directory"]> {
     relays(filter: object = {}): AsyncIterable<TorRelay> {
       return linesOf<TorRelay>(channel, "tor.relays", filter);
     },
+    async descriptor(fingerprint: string) {
+      return ((await channel.call("tor.descriptor", { fingerprint })) as { text: string | null }).text;
+    },
   });
 }
 

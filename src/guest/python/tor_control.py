@@ -359,6 +359,12 @@ class Connection:
             return "\n".join(map(status_entry, tor.relays()))
         if head in ("ns/id", "ns/name"):
             return status_entry(self._relay(rest))
+        if head in ("md/id", "md/name"):
+            fingerprint = self._relay(rest)["fingerprint"]
+            text = tor.ask("tor.descriptor", {"fingerprint": fingerprint})["text"]
+            if text is None:
+                raise Refused(552, "No such microdescriptor")
+            return text.rstrip("\n")
         if head == "ip-to-country":
             countries = [relay["country"] for relay in tor.relays() if rest in relay["addresses"]]
             return countries[0] if countries and countries[0] else "??"

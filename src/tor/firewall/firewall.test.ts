@@ -337,7 +337,8 @@ test("counts: attempts to connect cost bytes, also those that fail; readings of 
   await mine.resolve({ host: "a.test" }, soon());
   await assert.rejects(mine.resolve({ host: "a.test" }, soon()), code("tor-limit"));
   assert.deepEqual(mine.streams(), []);
-  for (let n = 0; n < READS_PER_MINUTE; n++) await mine.relays();
+  assert.equal(await mine.descriptor(named(1)), null);
+  for (let n = 1; n < READS_PER_MINUTE; n++) await mine.relays();
   await assert.rejects(mine.relays(), code("tor-limit"));
   await clock.advance(60_000);
   assert.equal((await mine.relays()).length, tor.relays.length);
@@ -358,6 +359,7 @@ test("routines: what was not granted is refused before tor hears of it", async (
     async () => mine.acceptOnion(1, never),
     async () => mine.closeOnion(1),
     async () => mine.relays(),
+    async () => mine.descriptor(named(1)),
     async () => mine.watch(["stream"]),
     async () => mine.circuits(),
     async () => mine.streams(),

@@ -28,7 +28,7 @@ const ALLOWED = [
   /^AUTHENTICATE$/u,
   /^SETEVENTS (CIRC STREAM|HS_DESC)$/u,
   /^SETCONF __LeaveStreamsUnattached="1"$/u,
-  /^GETINFO (ns\/all|md\/all|entry-guards|(ip-to-country\/[0-9.]+ ?)+)$/u,
+  /^GETINFO (ns\/all|md\/all|md\/id\/[0-9A-F]{40}|entry-guards|(ip-to-country\/[0-9.]+ ?)+)$/u,
   /^GETCONF EnforceDistinctSubnets$/u,
   /^EXTENDCIRCUIT 0 [0-9A-F]{40}(,[0-9A-F]{40})* purpose=controller$/u,
   /^EXTENDCIRCUIT (?<circuit>\d+) [0-9A-F]{40}(,[0-9A-F]{40})*$/u,

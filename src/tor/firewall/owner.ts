@@ -36,6 +36,7 @@ export type TorUse = Pick<
   | "onions"
   | "watch"
   | "relays"
+  | "descriptor"
 >;
 
 export class FirewallOwner implements AsyncDisposable {
@@ -205,6 +206,17 @@ export class FirewallOwner implements AsyncDisposable {
       this.#account.takeRead();
       const relays = await this.#firewall.directory.relays();
       return relays.map(publicFacts);
+    } catch (error) {
+      throw plain(error, "read the directory");
+    }
+  }
+
+  /** A relay's microdescriptor as tor has it; null where it has none. */
+  async descriptor(fingerprint: string): Promise<string | null> {
+    this.#use("directory");
+    try {
+      this.#account.takeRead();
+      return await this.#firewall.directory.descriptor(fingerprint.toUpperCase());
     } catch (error) {
       throw plain(error, "read the directory");
     }

@@ -54,6 +54,11 @@ export class RelayDirectory {
     return kept.relays;
   }
 
+  /** @param fingerprint 40 hex digits. */
+  async descriptor(fingerprint: string): Promise<string | null> {
+    return (await this.#info(`md/id/${fingerprint}`)) || null;
+  }
+
   async #read(): Promise<readonly DirectoryRelay[]> {
     const listed = parseRelays((await this.#control.getInfo(["ns/all"]))["ns/all"]);
     const descriptors = await this.#descriptors();
