@@ -52,7 +52,7 @@ routines = ["circuits", "streams", "onions", "events", "directory"]
 circuits = ${CIRCUITS}
 extends_per_minute = 1000
 [sandbox]
-uids = "26000-26099"
+uids = "27800-27899"
 `);
   const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
   const log = createLog((line) => process.stderr.write(line), "warn");

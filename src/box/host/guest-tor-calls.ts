@@ -38,8 +38,7 @@ export async function carryOutTor(
       answer.reply({});
       return;
     case "tor.circuits":
-      answer.reply(use.circuits());
-      return;
+      return sendLines(use.circuits(), open, answer);
     case "tor.connect": {
       const opened = await use.connect(call.params, signal);
       return carry(opened, { stream: opened.stream }, open, answer);
@@ -101,7 +100,6 @@ async function carry(
   }
 }
 
-/** One JSON object a line. */
 async function relays(
   { flags = [], fingerprints }: Extract<TorCall, { method: "tor.relays" }>["params"],
   use: TorUse,
@@ -114,10 +112,15 @@ async function relays(
       (wanted === undefined || wanted.has(relay.fingerprint)) &&
       flags.every((flag) => relay.flags.includes(flag)),
   );
-  answer.reply({ count: found.length });
+  return sendLines(found, open, answer);
+}
+
+/** How many, then one JSON object a line: together they may be more than one frame holds. */
+async function sendLines(values: readonly object[], open: OpenCall, answer: CallAnswer): Promise<void> {
+  answer.reply({ count: values.length });
   let text = "";
-  for (const relay of found) {
-    text += `${JSON.stringify(relay)}\n`;
+  for (const value of values) {
+    text += `${JSON.stringify(value)}\n`;
     if (text.length < LINES_BYTES) continue;
     await open.send(utf8(text));
     text = "";

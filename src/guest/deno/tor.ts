@@ -44,7 +44,7 @@ function circuitsOf(channel: HostChannel): NonNullable<Tor["circuits"]> {
       return circuitOf(channel, state);
     },
     async list() {
-      return (await channel.call("tor.circuits", {})) as TorCircuitState[];
+      return await Array.fromAsync(linesOf<TorCircuitState>(channel, "tor.circuits", {}));
     },
   });
 }

@@ -171,13 +171,16 @@ class TorControl:
         finally:
             self.channel.streams.pop(stream.number, None)
 
+    def all_lines(self, method):
+        try:
+            return list(self.lines(method, {}))
+        except self.HostError as error:
+            raise Refused(551, "%s (%s)" % (error, error.code)) from None
+
     def relays(self):
         at, found = self._relays
         if not found or time.monotonic() - at > DIRECTORY_SECONDS:
-            try:
-                found = list(self.lines("tor.relays", {}))
-            except self.HostError as error:
-                raise Refused(551, "%s (%s)" % (error, error.code)) from None
+            found = self.all_lines("tor.relays")
             self._relays = (time.monotonic(), found)
         return found
 
@@ -346,7 +349,7 @@ class Connection:
         if key in fixed:
             return fixed[key]
         if key == "circuit-status":
-            return "\n".join(circuit_line(state) for state in tor.ask("tor.circuits", {}))
+            return "\n".join(circuit_line(state) for state in tor.all_lines("tor.circuits"))
         if key == "stream-status":
             return "\n".join(
                 "%d %s %s %s" % (stream.number, stream.status, stream.circuit or 0, stream.target)
@@ -464,7 +467,7 @@ class Connection:
         if len(args) != 2:
             raise Refused(552, "Cannot attach: only to the last hop")
         stream, circuit = self._stream(words[0]), _number(words[1], "circuit")
-        if circuit and all(state["circuit"] != circuit for state in self.tor.ask("tor.circuits", {})):
+        if circuit and all(state["circuit"] != circuit for state in self.tor.all_lines("tor.circuits")):
             raise Refused(552, 'Unknown circuit "%s"' % words[1])
         if not stream.decide(circuit):
             raise Refused(555, "Connection is not managed by controller.")

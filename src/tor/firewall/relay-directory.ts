@@ -27,6 +27,8 @@ export interface DirectoryRelay extends Relay {
   readonly family: Family;
 }
 
+/** Real ones have some KiB, of which the family is most. */
+const DESCRIPTOR_LENGTH_MAX = 32 * 1024;
 const KEPT_MS = 60_000;
 /** Addresses in one question: a line of a few KiB. */
 const COUNTRIES_AT_ONCE = 100;
@@ -56,7 +58,8 @@ export class RelayDirectory {
 
   /** @param fingerprint 40 hex digits. */
   async descriptor(fingerprint: string): Promise<string | null> {
-    return (await this.#info(`md/id/${fingerprint}`)) || null;
+    const text = await this.#info(`md/id/${fingerprint}`);
+    return text === "" || text.length > DESCRIPTOR_LENGTH_MAX ? null : text;
   }
 
   async #read(): Promise<readonly DirectoryRelay[]> {
