@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -55,7 +55,7 @@ extends_per_minute = 1000
 uids = "27800-27899"
 `);
   const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  const log = createLog((line) => process.stderr.write(line), "warn");
+  const log = createLog((line) => process.stderr.write(line), "error");
   box = await Box.start({ ...config, listen }, { clock: systemClock, log });
   const [address] = box.addresses.listen;
   client = new BoxClient(address?.kind === "tcp" ? address.port : 0);
@@ -213,6 +213,18 @@ test("a function runs an onion service that clients reach; circuits and service 
   assert.deepEqual(await atTor(address), { circuits: 2, hasOnion: true });
   await session.kill();
   assert.deepEqual(await atTor(address), { circuits: 0, hasOnion: false });
+});
+
+test("no other user of this machine reaches the box's tor", async () => {
+  const { mode } = await stat(join(temp, "box", "client-tor", "s"));
+  assert.equal(mode & 0o777, 0o700);
+  const running = await box.clientTor?.client(deadline());
+  assert.deepEqual(running?.socks, { path: join(temp, "box", "client-tor", "s", "socks") });
+  await using control = await running?.connect(deadline());
+  assert.match(
+    (await control?.getInfo(["net/listeners/socks"]))?.["net/listeners/socks"] ?? "",
+    /^"unix:[^"]+"$/u,
+  );
 });
 
 test("counts hold at tor: as many circuits as granted, one more is refused", async () => {
