@@ -17,11 +17,9 @@ import { encodeLinkSpecifiers, type RelayAddress } from "./link-specifier.ts";
 import { ntorHandshake } from "./ntor.ts";
 import { ntorV3Handshake } from "./ntor-v3.ts";
 import {
-  checkXoff,
   DESTROY_REASON,
   decodeBegin,
   decodeSendme,
-  decodeXon,
   destroyReasonName,
   END_REASON,
   encodeBegin,
@@ -465,32 +463,12 @@ export class Circuit implements CellSink, StreamHost, Disposable {
     }
     // Cells of a stream that we have just ended.
     if (!stream) return;
-    switch (command) {
-      case RELAY.data:
-        this.#inputBytes += data.length;
-        if (this.#inputBytes > CIRCUIT_INPUT_BYTES_MAX) throw unexpected("more data than anybody reads");
-        stream.handleData(data);
-        return;
-      case RELAY.connected:
-        stream.handleConnected();
-        this.#nudge(index);
-        return;
-      case RELAY.end:
-        stream.handleEnd(data);
-        return;
-      case RELAY.sendme:
-        stream.handleSendme();
-        return;
-      case RELAY.xon:
-        stream.handleXon(decodeXon(data));
-        return;
-      case RELAY.xoff:
-        checkXoff(data);
-        stream.handleXoff();
-        return;
-      default:
-        return;
+    if (command === RELAY.data) {
+      this.#inputBytes += data.length;
+      if (this.#inputBytes > CIRCUIT_INPUT_BYTES_MAX) throw unexpected("more data than anybody reads");
     }
+    stream.handle(command, data);
+    if (command === RELAY.connected) this.#nudge(index);
   }
 
   /**
