@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
 import { CELL_BYTES, decodeRequest } from "../../src/wire/browse.ts";
+import type { BoxChoice } from "../../src/wire/choose-boxes.ts";
 import { failedAnswer, shapedAnswer } from "../support/shaped-answer.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
@@ -140,12 +141,31 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["no message", ["send", "x"], 2, /missing required argument/],
   ["an unknown shell", ["completions", "tcsh"], 2, /bash, zsh or fish/],
   ["a number out of range", ["recv", "x", "--wait", "0"], 2, /Wanted/],
+  [
+    "boxes told apart by nothing known",
+    ["boxes", "127.0.0.1:1", "--distinct", "colour"],
+    2,
+    /relay or family/,
+  ],
+  ["a region that is none", ["boxes", "127.0.0.1:1", "--region", "Mars"], 2, /two letters/],
   ["an unknown benchmark", ["bench", "nothing"], 2, /no benchmark/],
   ["a filter that matches no test", ["test", "no-such-file-anywhere"], 2, /no test file/],
   ["close without an instance", ["close"], 2, /missing required argument/],
   ["store of a missing folder", ["store", "./missing"], 2, /Cannot find function/],
   ["check of a missing function", ["check", "./missing"], 2, /Cannot find function/],
   ["shell without a box", ["shell"], 2, /Cannot choose a box/],
+  ["put without a file", ["put"], 2, /no file is named/],
+  ["put of a missing file", ["put", "./missing"], 2, /ENOENT/],
+  ["put of a folder", ["put", "."], 2, /no regular file/],
+  ["put with an unknown padding", ["put", "/etc/hosts", "--pad", "some"], 2, /padme, none/],
+  ["put --continue of nothing", ["put", "--continue", "x"], 2, /no put is saved/],
+  ["get of what is nothing", ["get", "nonsense"], 2, /no saved name, no link/],
+  ["get of half a link", ["get", "bento:dropbox?box=127.0.0.1:1&token=x"], 7, /UUIDv4/],
+  ["get of a link with more in it", ["get", "bento:dropbox?box=127.0.0.1:1&a=b"], 7, /whole line/],
+  ["shard put, k above n", ["shard", "put", "f", "-k", "3", "-n", "2", "-o", "r"], 2, /1 <= k <= n/],
+  ["shard put without k", ["shard", "put", "f", "-n", "2", "-o", "r"], 2, /-k/],
+  ["shard get without a receipt", ["shard", "get", "./missing"], 2, /ENOENT/],
+  ["shard get of no receipt", ["shard", "get", "/etc/hosts"], 3, /no receipt/],
   ["an empty token file", ["ls", "@/dev/null", "--box", "127.0.0.1:1"], 7, /shutdown token/],
 ];
 for (const [name, args, wanted, message] of WRONG) {
@@ -253,6 +273,29 @@ for (const [outcome, wanted, message] of OUTCOMES) {
     assert.match(err, message);
   });
 }
+
+test("bento boxes: which suit and why the others do not; exit code 4 when there are too few", async (t) => {
+  const user = await newUser(t);
+  await using small = await TestBox.start({ policy: { ...TEST_POLICY, images: ["python"] } });
+  await using good = await TestBox.start();
+  const names = [small.address, good.address, "127.0.0.1:1"];
+  const all = await user.bento(["boxes", ...names, "--for", "hello", "--direct", "--json"]);
+  assert.equal(all.code, 0, all.err);
+  const choice = JSON.parse(all.out) as BoxChoice;
+  assert.deepEqual(
+    choice.chosen.map(({ box }) => box),
+    [good.address],
+  );
+  const left = new Map(choice.left.map(({ box, reason }) => [box, reason]));
+  assert.equal(left.get(small.address), "image: wanted deno, granted python");
+  assert.match(left.get("127.0.0.1:1") ?? "", /connection refused/);
+  const two = await user.bento(["boxes", ...names, "--for", "hello", "--count", "2", "--direct"]);
+  assert.equal(two.code, 4);
+  assert.match(two.out, /image: wanted deno, granted python/);
+  const region = await user.bento(["boxes", good.address, "--region", "DE", "--direct"]);
+  assert.equal(region.code, 4);
+  assert.match(region.out, /does not say in which region/);
+});
 
 test("bento run: a policy's refusal names each rule and is exit code 4", async (t) => {
   const user = await newUser(t);
@@ -460,11 +503,9 @@ test("bento browse: no page is no output and no file; an answer of another size 
     return { kind: "returned" };
   };
   await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const sizes = ["--sizes", "8KiB,24KiB"];
   const browse = (path: string, ...more: string[]) =>
-    user.bento([
-      ...["browse", `http://a.test${path}`, "--box", box.address, "--direct", "--sizes", "8KiB,24KiB"],
-      ...more,
-    ]);
+    user.bento(["browse", `http://a.test${path}`, "--box", box.address, "--direct", ...sizes, ...more]);
   for (const to of [[], ["-o", "gone.html"]]) {
     const gone = await browse("/gone", ...to);
     assert.deepEqual([gone.code, gone.out], [1, ""]);
@@ -594,7 +635,8 @@ test("bento completions: bash completes commands, subcommands, options and funct
     await new Promise((resolve) => child.once("close", resolve));
     return out.trim().split("\n");
   };
-  assert.deepEqual(await complete("bento", "sh"), ["shutdown", "shell"]);
+  assert.deepEqual(await complete("bento", "completi"), ["completions"]);
+  assert.deepEqual(await complete("bento", "shel"), ["shell"]);
   assert.deepEqual(await complete("bento", "net", ""), ["up", "status", "down"]);
   assert.deepEqual(await complete("bento", "net", "up", "--la"), ["--latency"]);
   assert.deepEqual(await complete("bento", "run", "hel"), ["hello"]);
