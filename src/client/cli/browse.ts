@@ -7,7 +7,7 @@ import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
-import { BROWSE_DEFAULTS, type Shape } from "../../wire/browse.ts";
+import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/browse.ts";
 import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
@@ -31,6 +31,7 @@ export interface BrowseOptions extends ReachOptions, ShapeOptions {
   /** Serve a local page to browse with. */
   readonly serve?: boolean | undefined;
   readonly port?: number | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
 }
 
 /** Names the program in archives. */
@@ -91,6 +92,7 @@ export async function browse(
 
 export interface FetchOptions extends ReachOptions {
   readonly scripts?: boolean | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
   readonly onComplete?: ((html: Uint8Array) => void) | undefined;
 }
 
@@ -101,11 +103,12 @@ export async function fetchPage(
   shape: Shape,
   options: FetchOptions,
 ): Promise<{ page: Visited | undefined; outcome: Outcome | undefined }> {
-  const loaded = await loadBrowser({ urls: [url] });
+  const loaded = await loadBrowser({ urls: [url], engine: options.engine });
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
   using progress = new Progress(cli.io, `Connecting to ${boxLabel(reach)}`);
-  const settings = { ...BROWSE_DEFAULTS, shape, scripts: options.scripts ?? false };
+  const { engine = BROWSE_DEFAULTS.engine, scripts = BROWSE_DEFAULTS.scripts } = options;
+  const settings = { ...BROWSE_DEFAULTS, shape, engine, scripts };
   const session = new BrowseSession({ client, package: loaded.package, settings });
   let last: VisitProgress | undefined;
   try {
