@@ -503,6 +503,7 @@ test("bento browse: no page is no output and no file; an answer of another size 
     return { kind: "returned" };
   };
   await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const sizes = ["--sizes", "8KiB,24KiB"];
   const browse = (path: string, ...more: string[]) =>
     user.bento([
       "browse",
