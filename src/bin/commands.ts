@@ -80,6 +80,7 @@ function addNetwork(program: Command, act: Act): void {
     .option("--log <level>", "debug, info, warn or error", "info")
     .addOption(new Option("--while-stdin", "end when standard input does").hideHelp())
     .addOption(new Option("--exit-without-relay <rules>", "for boxes of `bento fn`").hideHelp())
+    .addOption(new Option("--inspector", "for boxes of `bento fn dev --inspect`").hideHelp())
     .action((options) => act(async (cli) => (await import("./commands/box.ts")).serve(cli, options)));
   json(box.command("check-config"))
     .description("read box.toml and say what it means or what is wrong")
@@ -132,6 +133,8 @@ function addFunctions(program: Command, act: Act): void {
     .option("--manifest <file>", "manifest.json of a lone file")
     .option("--keep [name]", "keep the function installed and save its tokens")
     .option("--logs", "show on stderr what the function logs")
+    .option("--cover <rate>", "inside cells at this constant rate both ways, e.g. 64KiB/s")
+    .option("--cover-unit <duration>", "the cover lasts a multiple of this", "30s")
     .option("--dry-run", "show what would be sent, send nothing")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
@@ -177,7 +180,7 @@ function addAuthoring(program: Command, act: Act): void {
   const fn = program.command("fn").description("write, try, test and pack functions");
   json(fn.command("init"))
     .description("a folder for a new function that runs, type-checks and has a test")
-    .argument("[dir]", "where; named after the template when left out")
+    .argument("[folder]", "where; named after the template when left out")
     .option("--python", "in Python")
     .option("--template <name>", "what it begins as: --list names them", "hello")
     .option("--list", "name the templates")
@@ -191,6 +194,7 @@ function addAuthoring(program: Command, act: Act): void {
     .option("--call <expression>", CALL_HELP)
     .option("--args-json <array>", ARGS_JSON_HELP)
     .option("--manifest <file>", "manifest.json of a lone file")
+    .option("--inspect [port]", "TypeScript: an inspector for DevTools and editors at 127.0.0.1:9229")
     .option("--net", "on a private Tor network: the one that runs, or one of its own")
     .option("--box <box>", `there, through Tor: ${BOX_HELP}`)
     .option("--socks <address>", "Tor's SOCKS port, host:port")
@@ -348,6 +352,11 @@ function addTools(program: Command, act: Act): void {
     .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
+  reach(program.command("cover"))
+    .description("cells at a constant rate to a box and back, with nothing in them")
+    .option("--rate <rate>", "bytes per second each way", "64KiB/s")
+    .option("--for <duration>", "how long", "5m")
+    .action((options) => act(async (cli) => (await import("../client/cli/cover.ts")).cover(cli, options)));
   reach(program.command("monitor"))
     .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
     .argument("[box]", BOX_HELP)

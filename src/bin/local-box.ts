@@ -29,6 +29,8 @@ const ADDRESS_TRIES = 20;
 export interface LocalBoxOptions {
   /** Networks in CIDR form that functions may reach although they are private. */
   readonly privateNetworks?: readonly string[];
+  /** Functions of the image deno have an inspector (InspectorBridge); those must be granted `loopback`. */
+  readonly inspector?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -51,8 +53,8 @@ export class LocalBox implements AsyncDisposable {
     try {
       const address = `${await freeAddress()}:${PORT}`;
       const config = path.join(dir, "box.toml");
-      await writeFile(config, configOf(dir, address, options.privateNetworks ?? []));
-      child = spawnBox(dir, config);
+      await writeFile(config, configOf(dir, address, options));
+      child = spawnBox(dir, config, options.inspector ?? false);
       await ready(child, address, options.signal);
       return new LocalBox(address, child, dir);
     } catch (error) {
@@ -62,6 +64,11 @@ export class LocalBox implements AsyncDisposable {
     }
   }
 
+  /** Of the box's own process. */
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
   /** Ends its instances, its processes, and removes its files. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
     await ended(this.#child);
@@ -69,7 +76,7 @@ export class LocalBox implements AsyncDisposable {
   }
 }
 
-function configOf(dir: string, address: string, privateNetworks: readonly string[]): string {
+function configOf(dir: string, address: string, options: LocalBoxOptions): string {
   const uidFirst = UID_FIRST + (process.pid % UID_BLOCKS) * UIDS_EACH;
   return `[box]
 name = "local"
@@ -80,11 +87,11 @@ mode = "none"
 [policy]
 box = ["load", "memory", "instances", "limits"]
 [policy.net]
-private_networks_allowed = ${JSON.stringify(privateNetworks)}
+private_networks_allowed = ${JSON.stringify(options.privateNetworks ?? [])}
 [policy.total]
 instances = ${UIDS_EACH - 20}
 [warm]
-deno = 1
+deno = ${options.inspector ? 0 : 1}
 python = 1
 [sandbox]
 uids = "${uidFirst}-${uidFirst + UIDS_EACH - 1}"
@@ -108,10 +115,10 @@ export async function freeAddress(): Promise<string> {
   throw new BentoError("cannot-listen", "Cannot start a box: no free loopback address");
 }
 
-function spawnBox(dir: string, config: string): ChildProcess {
+function spawnBox(dir: string, config: string, hasInspector: boolean): ChildProcess {
   const args = ["--disable-warning=ExperimentalWarning", BENTO, "box", "serve", "--config", config];
   const more = ["--while-stdin", "--json", "--log", "warn", "--exit-without-relay", "accept *:*"];
-  return spawn(process.execPath, [...args, ...more], {
+  return spawn(process.execPath, [...args, ...more, ...(hasInspector ? ["--inspector"] : [])], {
     cwd: dir,
     // A process group of its own: Ctrl-C is for us, who first shut functions down. It ends when the pipe to it does.
     detached: true,

@@ -60,6 +60,8 @@ export interface BoxDeps {
    * No key of box.toml sets it; where a relay is configured it counts for nothing.
    */
   readonly exitWithoutRelay?: readonly string[] | undefined;
+  /** Further flags of Deno in every sandbox: how an author's own box gives functions an inspector. */
+  readonly denoFlags?: readonly string[] | undefined;
 }
 
 /** Where the box can be reached. Ports are the real ones, also where the configuration said 0. */
@@ -119,17 +121,18 @@ export class Box implements AsyncDisposable {
 
   get info(): Info {
     const { name, contact, region, relay, onion } = this.#config;
-    const fingerprint = relay.fingerprint ?? this.#relay?.fingerprint ?? null;
+    // Whoever knows the relay, or its family, knows where the box is.
+    const known = onion.kind === "hidden" ? undefined : this.#relay;
+    const fingerprint = relay.fingerprint ?? known?.fingerprint ?? null;
     return {
       software: this.#deps.software ?? "bento",
       protocol: 1,
       name,
-      // Whoever knows the relay knows where the box is.
       relay: onion.kind === "hidden" ? null : fingerprint,
       contact,
       onion: this.#addresses.onion,
-      region,
-      family: onion.kind === "hidden" ? [] : [...(this.#relay?.family ?? [])],
+      region: onion.kind === "hidden" ? null : region,
+      family: [...(known?.family ?? [])],
       accepting: this.#admission.accepting,
     };
   }
@@ -228,7 +231,10 @@ export class Box implements AsyncDisposable {
   async #openSandbox(): Promise<GuestStarter> {
     const { config, clock, log } = { config: this.#config, ...this.#deps };
     try {
-      const files = await buildGuests(join(config.dataDir, "guest"));
+      const files = withDenoFlags(
+        await buildGuests(join(config.dataDir, "guest")),
+        this.#deps.denoFlags ?? [],
+      );
       const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
       this.#owned.use(host);
       this.#host = host;
@@ -318,7 +324,7 @@ export class Box implements AsyncDisposable {
     const { control } = this.#config.relay;
     const { exitWithoutRelay: exit } = this.#deps;
     if (!control && exit) {
-      this.#relay = { exit, fingerprint: null, addresses: [], family: [], ports: [] };
+      this.#relay = { exit, fingerprint: null, family: [], addresses: [], ports: [] };
       return;
     }
     if (!control) {
@@ -444,6 +450,12 @@ function legacyManifest(policy: Policy): ManifestInput {
     // The libraries of that release's functions open sockets by themselves.
     syscalls: policy.syscalls.filter((group) => group === "loopback" && policy.net !== null),
   };
+}
+
+function withDenoFlags(files: GuestFiles, flags: readonly string[]): GuestFiles {
+  const { deno } = files.runners;
+  if (!deno || flags.length === 0) return files;
+  return { ...files, runners: { ...files.runners, deno: { ...deno, flags: [...flags, ...deno.flags] } } };
 }
 
 function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {

@@ -127,6 +127,14 @@ export class DialedStream extends Duplex {
     done();
   }
 
+  /** A frame of node:http is three writes: as one they fill one cell of Tor rather than three. */
+  override _writev(
+    chunks: readonly { readonly chunk: Uint8Array; readonly encoding: string }[],
+    done: (error?: Error | null) => void,
+  ): void {
+    this._write(concat(chunks.map(({ chunk }) => chunk)), "buffer", done);
+  }
+
   override _final(done: (error?: Error | null) => void): void {
     if (this.#socket) this.#socket.end(done);
     else if (this.#dialing || this.#first.length > 0) {

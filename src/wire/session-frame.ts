@@ -16,12 +16,13 @@
 
 import { z } from "zod";
 import { ByteQueue } from "../base/byte-queue.ts";
-import { concat, fromUtf8, utf8, view } from "../base/bytes.ts";
+import { fromUtf8, utf8, view } from "../base/bytes.ts";
 import { ProtocolError } from "../base/errors.ts";
 import { invocationSchema, type Outcome, outcomeSchema, storedSchema } from "./api.ts";
 import { type Problem, problemSchema } from "./error-code.ts";
 import { Limits } from "./limits.ts";
 import { packageSchema } from "./package.ts";
+import { OFFSET_BYTES, offsetBytes, SESSION_TYPE, tagged } from "./session-frame-type.ts";
 
 /** First frame of a run: what to install (absent when the token names a stored function) and how to call it. */
 const startSchema = z.strictObject({
@@ -51,33 +52,19 @@ export type BoxFrame =
   | { readonly kind: "ended"; readonly outcome: Outcome }
   | { readonly kind: "problem"; readonly problem: Problem };
 
-const TYPE = {
-  start: 0x00,
-  input: 0x01,
-  inputMore: 0x02,
-  inputEnd: 0x03,
-  ack: 0x04,
-  attached: 0x10,
-  output: 0x11,
-  outputMore: 0x12,
-  ended: 0x13,
-  problem: 0x14,
-} as const;
-
-const OFFSET_BYTES = 8;
 /** The largest frame either way: a start frame with a package in it. */
 export const SESSION_FRAME_BYTES_MAX = Limits.packageBytesMax + Limits.argumentBytesMax + 1024;
 
 export function encodeClientFrame(frame: ClientFrame): Uint8Array {
   switch (frame.kind) {
     case "start":
-      return tagged(TYPE.start, json(frame.start));
+      return tagged(SESSION_TYPE.start, json(frame.start));
     case "input":
-      return tagged(frame.last ? TYPE.input : TYPE.inputMore, frame.bytes);
+      return tagged(frame.last ? SESSION_TYPE.input : SESSION_TYPE.inputMore, frame.bytes);
     case "input-end":
-      return tagged(TYPE.inputEnd);
+      return tagged(SESSION_TYPE.inputEnd);
     case "ack":
-      return tagged(TYPE.ack, offsetBytes(frame.offset));
+      return tagged(SESSION_TYPE.ack, offsetBytes(frame.offset));
   }
 }
 
@@ -85,14 +72,14 @@ export function encodeClientFrame(frame: ClientFrame): Uint8Array {
 export function decodeClientFrame(frame: Uint8Array): ClientFrame {
   const body = frame.subarray(1);
   switch (frame[0]) {
-    case TYPE.start:
+    case SESSION_TYPE.start:
       return { kind: "start", start: parseJson(body, startSchema) };
-    case TYPE.input:
-    case TYPE.inputMore:
-      return { kind: "input", bytes: fragment(body), last: frame[0] === TYPE.input };
-    case TYPE.inputEnd:
+    case SESSION_TYPE.input:
+    case SESSION_TYPE.inputMore:
+      return { kind: "input", bytes: fragment(body), last: frame[0] === SESSION_TYPE.input };
+    case SESSION_TYPE.inputEnd:
       return { kind: "input-end" };
-    case TYPE.ack:
+    case SESSION_TYPE.ack:
       return { kind: "ack", offset: readOffset(body) };
     default:
       throw new ProtocolError("bad-request", "Cannot read session frame: unknown type");
@@ -102,13 +89,17 @@ export function decodeClientFrame(frame: Uint8Array): ClientFrame {
 export function encodeBoxFrame(frame: BoxFrame): Uint8Array {
   switch (frame.kind) {
     case "attached":
-      return tagged(TYPE.attached, json(frame.attached));
+      return tagged(SESSION_TYPE.attached, json(frame.attached));
     case "output":
-      return tagged(frame.last ? TYPE.output : TYPE.outputMore, offsetBytes(frame.offset), frame.bytes);
+      return tagged(
+        frame.last ? SESSION_TYPE.output : SESSION_TYPE.outputMore,
+        offsetBytes(frame.offset),
+        frame.bytes,
+      );
     case "ended":
-      return tagged(TYPE.ended, json(frame.outcome));
+      return tagged(SESSION_TYPE.ended, json(frame.outcome));
     case "problem":
-      return tagged(TYPE.problem, json(frame.problem));
+      return tagged(SESSION_TYPE.problem, json(frame.problem));
   }
 }
 
@@ -116,19 +107,19 @@ export function encodeBoxFrame(frame: BoxFrame): Uint8Array {
 export function decodeBoxFrame(frame: Uint8Array): BoxFrame {
   const body = frame.subarray(1);
   switch (frame[0]) {
-    case TYPE.attached:
+    case SESSION_TYPE.attached:
       return { kind: "attached", attached: parseJson(body, attachedSchema) };
-    case TYPE.output:
-    case TYPE.outputMore:
+    case SESSION_TYPE.output:
+    case SESSION_TYPE.outputMore:
       return {
         kind: "output",
         offset: readOffset(body),
         bytes: fragment(body.subarray(OFFSET_BYTES)),
-        last: frame[0] === TYPE.output,
+        last: frame[0] === SESSION_TYPE.output,
       };
-    case TYPE.ended:
+    case SESSION_TYPE.ended:
       return { kind: "ended", outcome: parseJson(body, outcomeSchema) };
-    case TYPE.problem:
+    case SESSION_TYPE.problem:
       return { kind: "problem", problem: parseJson(body, problemSchema) };
     default:
       throw new ProtocolError("bad-request", "Cannot read session frame: unknown type");
@@ -179,10 +170,6 @@ export class FrameSplitter {
   }
 }
 
-function tagged(type: number, ...parts: Uint8Array[]): Uint8Array {
-  return concat([Uint8Array.of(type), ...parts]);
-}
-
 function json(value: unknown): Uint8Array {
   return utf8(JSON.stringify(value));
 }
@@ -212,12 +199,6 @@ function fragment(bytes: Uint8Array): Uint8Array {
     "bad-request",
     `Cannot read session frame: fragment of ${bytes.length} bytes, expected at most ${Limits.fragmentBytesMax}`,
   );
-}
-
-function offsetBytes(offset: number): Uint8Array {
-  const out = new Uint8Array(OFFSET_BYTES);
-  view(out).setBigUint64(0, BigInt(offset));
-  return out;
 }
 
 function readOffset(bytes: Uint8Array): number {

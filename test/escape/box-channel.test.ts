@@ -231,7 +231,7 @@ for (const image of IMAGES) {
 }
 
 const STORAGE = { storage: { bytes: "64KiB" } };
-const NOTHING = { deno: "log", python: "HostError,log,poll,recv,send" } as const;
+const NOTHING = { deno: "log,self", python: "HostError,log,poll,recv,remove_function,send" } as const;
 
 const WHAT_IS_GRANTED: Readonly<Record<Image, PackageInput>> = {
   deno: deno("await session.send(Object.keys(env).sort().join());"),

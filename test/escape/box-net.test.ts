@@ -283,7 +283,7 @@ it("escape 43: no function has a way to a box, whatever its manifest asks for", 
     },
   });
   await session.next("attached");
-  assert.equal(await session.text(), "fetch,log,net,storage");
+  assert.equal(await session.text(), "fetch,log,net,self,storage");
   const asking = { manifest: { name: "x", image: "deno", bento: { deploy: true } }, source: "" };
   const refused = await box.client.call("POST", "/v1/store", { body: JSON.stringify(asking) });
   assert.deepEqual([refused.status, refused.json["code"]], [400, "bad-request"]);

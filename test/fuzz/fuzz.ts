@@ -2,7 +2,8 @@
 // A parser may return or throw BentoError (ProtocolError among them), nothing else; no input may take long, and
 // many inputs may leave nothing behind. A failure prints fast-check's seed and the smallest input that shows it.
 //
-// BENTO_FUZZ_RUNS sets the number of inputs for each parser; the default keeps all of them together short.
+// BENTO_FUZZ_RUNS sets the number of inputs for each parser; the default keeps all of them together short, with fewer for
+// those that need a socket or a file.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,9 +13,10 @@ import * as fc from "fast-check";
 import { concat } from "../../src/base/bytes.ts";
 import { BentoError } from "../../src/base/errors.ts";
 
-const RUNS = Number(process.env["BENTO_FUZZ_RUNS"] ?? 1500);
-/** Parsers that need a socket, a file or a second parser take this much longer for each input. */
-const SLOW_SHARE = 20;
+const ASKED = process.env["BENTO_FUZZ_RUNS"];
+const RUNS = Number(ASKED ?? 1500);
+/** Parsers that need a socket or a file take about a millisecond for each input: unless asked for, so many are enough. */
+const SLOW_RUNS = 100;
 /** No input of ours is larger than some KiB: what takes this long has no bound. Milliseconds. */
 const INPUT_MS_MAX = 5_000;
 /** Below this many runs the heap says nothing. */
@@ -57,7 +59,7 @@ export function jsonOf(bytes: Uint8Array): unknown {
 }
 
 async function fuzzOne(target: Target): Promise<void> {
-  const runs = Math.max(20, Math.ceil(target.slow ? RUNS / SLOW_SHARE : RUNS));
+  const runs = target.slow && ASKED === undefined ? SLOW_RUNS : RUNS;
   const before = heapBytes();
   await fc.assert(
     fc.asyncProperty(inputs(target), async ({ bytes, chunks }) => {

@@ -127,7 +127,6 @@ fuzz([
       for (const chunk of chunks) await reader.push(chunk);
       await reader.end();
     },
-    slow: true,
   },
   {
     name: "writePage",
@@ -153,6 +152,5 @@ fuzz([
       const sheet = record("resource", "http://a.test/a.css", "text/css", body);
       writePage({ page, resources: new Map([[sheet.url, sheet]]), failures: [], receivedAtMs: 0 });
     },
-    slow: true,
   },
 ]);

@@ -74,7 +74,6 @@ fuzz([
     seeds: [readFileSync(new URL("../../docs/box.example.toml", import.meta.url)), "[box]\nname = 'x'\n", ""],
     words: ["[policy]", "[policy.net]", "= [", '"64MiB"', "[[box]]", "1979-05-27", "nan", '"""', "a.b.c = {"],
     parse: (bytes) => parseBoxConfig(textOf(bytes)),
-    slow: true,
   },
   {
     name: "control group files",
@@ -93,7 +92,6 @@ fuzz([
       "30 25 0:26 / /nonexistent rw - cgroup cgroup rw,cpu\n",
     ],
     parse: (bytes) => findCgroups(textOf(bytes), "0::/x\n4:memory:/a\n"),
-    slow: true,
   },
   {
     name: "ELF files",

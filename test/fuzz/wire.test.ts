@@ -1,16 +1,20 @@
 // Everything that crosses between client, box and guest, at its parsers.
 
+import { z } from "zod";
 import { BentoError } from "../../src/base/errors.ts";
 import { parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseHost, parseIp, parseRange } from "../../src/base/ip-address.ts";
 import { LegacySplitter } from "../../src/box/legacy2021/legacy-frame.ts";
 import { parseAddress } from "../../src/client/address.ts";
+import { getAnswerSchema, parseDropboxAnswer, putAnswerSchema } from "../../src/client/dropbox/answers.ts";
+import { parseLink } from "../../src/client/dropbox/link.ts";
 import { TEST_POLICY } from "../../src/client/test-box.ts";
 import {
   closeSchema,
   infoSchema,
   invocationSchema,
   listingSchema,
+  logPageSchema,
   storedSchema,
 } from "../../src/wire/api.ts";
 import { parseDestination } from "../../src/wire/destination.ts";
@@ -21,6 +25,7 @@ import { parseManifest } from "../../src/wire/manifest.ts";
 import { parsePackage } from "../../src/wire/package.ts";
 import { policySchema } from "../../src/wire/policy.ts";
 import { parseBytes, parseDuration } from "../../src/wire/quantity.ts";
+import { openFile } from "../../src/wire/sealed-file.ts";
 import {
   decodeBoxFrame,
   decodeClientFrame,
@@ -97,7 +102,29 @@ const stream = (decode: (frame: Uint8Array) => unknown) => (_: Uint8Array, chunk
   splitter.end();
 };
 
+const dropboxLink = `bento:dropbox?box=127.0.0.1:8000&token=${newInvocationToken()}&key=${"A".repeat(43)}`;
+const DROPBOX_ANSWERS: z.ZodType<object> = z.union([putAnswerSchema, getAnswerSchema]);
+const sealKey = new Uint8Array(32).fill(1);
+async function openAll(chunks: readonly Uint8Array[]): Promise<void> {
+  const pieces = async function* () {
+    yield* chunks;
+  };
+  for await (const _ of openFile(pieces(), sealKey));
+}
+
 fuzz([
+  { name: "parseLink", seeds: [Buffer.from(dropboxLink)], parse: (bytes) => parseLink(textOf(bytes)) },
+  {
+    name: "parseDropboxAnswer",
+    seeds: [
+      { at: 0 },
+      { sealed: 5 },
+      { refused: "empty" },
+      { size: 5, from: 0, bytes: 5, ticket: "A".repeat(43) },
+    ].map((answer) => Buffer.from(JSON.stringify(answer))),
+    parse: (bytes) => parseDropboxAnswer(bytes, DROPBOX_ANSWERS),
+  },
+  { name: "openFile", seeds: [Buffer.alloc(20), Buffer.alloc(9000)], parse: (_, chunks) => openAll(chunks) },
   { name: "decodeClientFrame", seeds: clientFrames, parse: (bytes) => decodeClientFrame(bytes) },
   { name: "decodeBoxFrame", seeds: boxFrames, parse: (bytes) => decodeBoxFrame(bytes) },
   {
@@ -150,6 +177,7 @@ fuzz([
       policy,
       '{"software":"x","protocol":1,"name":"n","relay":null,"contact":null,"onion":null,"accepting":true}',
       '{"instance":"x"}',
+      '{"lines":[{"position":1,"at":1,"instance":1,"level":"info","text":"t"}],"next":1,"more":false,"missed":false}',
       '{"type":"about:blank","title":"t","status":400,"code":"box-full","detail":"d","refusals":[{"rule":"net","wanted":"a","limit":"b"}]}',
       '{"kill":true}',
       JSON.stringify(invocation),
@@ -160,6 +188,7 @@ fuzz([
         infoSchema,
         storedSchema,
         listingSchema,
+        logPageSchema,
         closeSchema,
         invocationSchema,
       ])

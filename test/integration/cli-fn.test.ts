@@ -4,10 +4,14 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { get } from "node:http";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { TestBox } from "../../src/client/test-box.ts";
+import { PATHS } from "../../src/wire/api.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const BENTO = path.join(ROOT, "bento");
@@ -317,4 +321,111 @@ test("bento fn dev: what it started ends with it, however it ends; wrong uses", 
     ["fn", "dev"],
   ])
     assert.equal((await user.bento(args)).code, 2, args.join(" "));
+});
+
+test("bento fn dev --direct ADDRESS, --box BOX --direct: on another box, where each version is shut down", async (t) => {
+  const user = await author(t);
+  await using box = await TestBox.start({
+    script: async (call) => {
+      call.output(Buffer.from("attached\n"));
+      for await (const message of call.input) call.output(message);
+      return { kind: "returned" };
+    },
+  });
+  await user.write("f.py", "x = 1\n");
+  for (const where of [
+    ["--direct", box.address],
+    ["--box", box.address, "--direct"],
+  ]) {
+    const ended = () => box.requests.filter((request) => request === `POST ${PATHS.shutdown}`).length;
+    const before = ended();
+    const child = user.start(["fn", "dev", "./f.py", ...where]);
+    const dev = new Dev(child);
+    await dev.says(/attached/);
+    assert.equal(ended(), before, "a control: it is not shut down while it runs");
+    await user.write("f.py", `x = ${before + 2}\n`);
+    await dev.says(/attached/);
+    assert.equal(ended(), before + 1);
+    const closed = new Promise((resolve) => child.once("close", resolve));
+    child.kill("SIGINT");
+    assert.equal(await closed, 0);
+    assert.equal(ended(), before + 2);
+  }
+  assert.deepEqual(await user.leftovers(), []);
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** Evaluates an expression in the function's process, as a debugger does. */
+async function evaluate(url: string, expression: string): Promise<unknown> {
+  const socket = new WebSocket(url);
+  const answered = Promise.withResolvers<unknown>();
+  socket.addEventListener("error", () => answered.reject(new Error("no inspector")));
+  socket.addEventListener("close", () => answered.reject(new Error("the inspector left")));
+  socket.addEventListener("open", () => {
+    const params = { expression, returnByValue: true };
+    socket.send(JSON.stringify({ id: 1, method: "Runtime.evaluate", params }));
+  });
+  socket.addEventListener("message", ({ data }) => {
+    const message = JSON.parse(String(data)) as { id?: number; result?: { result: { value: unknown } } };
+    if (message.id === 1) answered.resolve(message.result?.result.value);
+  });
+  try {
+    return await answered.promise;
+  } finally {
+    socket.close();
+  }
+}
+
+test("bento fn dev --inspect: an inspector into the sandbox, which holds; none for other host names", async (t) => {
+  const user = await author(t);
+  const port = await freePort();
+  const child = user.start(["fn", "dev", path.join(EXAMPLES, "chat"), "--inspect", String(port)]);
+  const dev = new Dev(child);
+  const said = await dev.says(/Say something/, /Inspector at/);
+  assert.match(said, /what differs: system call group loopback/);
+  assert.match(said, /granted: .*syscalls loopback/);
+  const list = async (host: string) =>
+    new Promise<{ status: number | undefined; body: string }>((resolve, reject) => {
+      get({ host: "127.0.0.1", port, path: "/json", headers: { host }, agent: false }, (response) => {
+        let body = "";
+        response.setEncoding("utf8").on("data", (part: string) => (body += part));
+        response.on("end", () => resolve({ status: response.statusCode, body }));
+      }).on("error", reject);
+    });
+  assert.equal((await list("onions.example")).status, 403);
+  const listed = await list(`localhost:${port}`);
+  const [target] = JSON.parse(listed.body) as { webSocketDebuggerUrl: string }[];
+  const url = `ws://127.0.0.1:${port}/${target?.webSocketDebuggerUrl.split("/").at(-1)}`;
+  assert.equal(await evaluate(url, "6 * 7"), 42);
+  // A control: the file is there for who is outside.
+  assert.notEqual(await readFile("/etc/passwd", "utf8"), "");
+  const attempts = {
+    file: 'Deno.readTextFileSync("/etc/passwd")',
+    process: 'new Deno.Command("/bin/sh").outputSync().code',
+    environment: "JSON.stringify(Deno.env.toObject())",
+  };
+  for (const [what, attempt] of Object.entries(attempts)) {
+    const outcome = await evaluate(
+      url,
+      `(() => { try { return "got " + ${attempt}; } catch (e) { return "refused: " + e.name; } })()`,
+    );
+    assert.match(String(outcome), /^refused: /, what);
+  }
+  // It is the running function that is looked into, and it goes on.
+  child.stdin?.end("hello\n");
+  await dev.says(/You said: hello/, /That was 1 message/);
+  const closed = new Promise((resolve) => child.once("close", resolve));
+  child.kill("SIGINT");
+  assert.equal(await closed, 0);
+  assert.deepEqual(await user.leftovers(), []);
+  await assert.rejects(list(`127.0.0.1:${port}`), /ECONNREFUSED/);
+  const wrong = await user.bento(["fn", "dev", "hello", "--inspect", "--net"]);
+  assert.equal(wrong.code, 2);
 });

@@ -182,7 +182,20 @@ except EOFError:
         image === "deno" ? /function\.ts:3:/ : /File "function\.py", line 3, in inner/,
       );
       if (image === "python") assert.match(end.failure.traceback, /raise ValueError\('bad ü'\)/);
-      assert.doesNotMatch(end.failure.traceback, /runner|bento|deno|blob:|<frozen|\/tmp|\/usr/);
+      assert.doesNotMatch(end.failure.traceback, /runner|bento|deno|blob:|data:|<frozen|\/tmp|\/usr/);
+    });
+
+    test("deno: frames are the function's own, however large the source and whatever stands in it", async () => {
+      if (image !== "deno") return;
+      for (const padding of ["", "x".repeat(20_000), "'(): \"\\` é \\ud800 %27", "/* :1:2) */"]) {
+        await using guest = await bench.run(
+          image,
+          `const padding = ${JSON.stringify(padding)};\nexport default { invoke(session: unknown) {\n  throw new Error(padding.slice(0, 1)); } };`,
+        );
+        const end = await guest.ended;
+        assert.ok(end.kind === "failed");
+        assert.match(end.failure.traceback, /\n\s+at Object\.invoke \(function\.ts:3:\d+\)$/);
+      }
     });
 
     test("an error while loading reaches the box", async () => {
@@ -197,7 +210,7 @@ except EOFError:
           end.failure.traceback,
           image === "deno" ? /function\.ts:1:/ : /File "function\.py", line 1/,
         );
-        assert.doesNotMatch(end.failure.traceback, /blob:|runner|\/tmp/);
+        assert.doesNotMatch(end.failure.traceback, /blob:|data:|runner|\/tmp/);
       }
     });
 
@@ -253,7 +266,7 @@ except EOFError:
         deno: "await session.send(Object.keys(env).sort().join());",
         python: "api.send(','.join(sorted(name for name in dir(api) if name[0] != '_')))",
       });
-      const expected = image === "deno" ? "log" : "HostError,log,poll,recv,send";
+      const expected = image === "deno" ? "log,self" : "HostError,log,poll,recv,remove_function,send";
       assert.deepEqual(await guest.all(), [expected]);
     });
 

@@ -115,7 +115,7 @@ for (const place of PLACES) {
         grant: NET,
         services: services(),
       });
-      assert.deepEqual(await guest.all(), ["log,net"]);
+      assert.deepEqual(await guest.all(), ["log,net,self"]);
     });
 
     test("python: requests over http and https", async () => {

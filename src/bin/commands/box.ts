@@ -10,6 +10,7 @@ import { type Cli, usage } from "../../client/cli/cli.ts";
 import { EXIT } from "../../client/cli/exit-code.ts";
 import { table } from "../../client/cli/io.ts";
 import { formatDuration } from "../../wire/quantity.ts";
+import { inspectorFlag } from "../inspector-bridge.ts";
 
 const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 
@@ -20,6 +21,8 @@ export interface ServeOptions {
   readonly whileStdin?: boolean;
   /** Rules, comma-separated, in place of a relay's: for the boxes of `bento fn`. */
   readonly exitWithoutRelay?: string;
+  /** Functions have an inspector, in their own network namespace: for the box of `bento fn dev --inspect`. */
+  readonly inspector?: boolean;
 }
 
 /** Serves until Ctrl-C or SIGTERM, then ends instances and closes the store. Exit code 0. */
@@ -46,6 +49,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
     log,
     remote: remoteBoxes,
     exitWithoutRelay: options.exitWithoutRelay?.split(","),
+    denoFlags: options.inspector ? [inspectorFlag()] : [],
   });
   const { listen, exitPort, onion } = box.addresses;
   cli.io.event({

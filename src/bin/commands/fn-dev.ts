@@ -27,6 +27,7 @@ import { BoxClient } from "../../client/client.ts";
 import { type LoadedPackage, loadPackage, locate } from "../../client/package-loader.ts";
 import type { Invocation } from "../../wire/api.ts";
 import { grant, type RuleVerdict } from "../../wire/grant.ts";
+import { INSPECTOR_PORT, InspectorBridge } from "../inspector-bridge.ts";
 import { LocalBox } from "../local-box.ts";
 import { startNetwork, stopNetwork } from "../local-network.ts";
 
@@ -38,6 +39,8 @@ export interface FnDevOptions extends InvocationOptions {
   readonly direct?: string | boolean | undefined;
   readonly net?: boolean | undefined;
   readonly private?: readonly string[] | undefined;
+  /** A port, or true for the usual one. */
+  readonly inspect?: string | boolean | undefined;
 }
 
 /** What the loop waits for, beside Ctrl-C. */
@@ -83,6 +86,11 @@ async function reachOf(
 ): Promise<Reach> {
   const { box, direct, socks, net } = options;
   const address = typeof direct === "string" ? direct : undefined;
+  if (inspectorPort(options) !== undefined && (box !== undefined || address !== undefined || net))
+    throw usage(
+      "Cannot inspect: only the box that this command starts has inspectors",
+      "Leave out --inspect.",
+    );
   if ([box !== undefined || socks !== undefined, address !== undefined, net].filter(Boolean).length > 1)
     throw usage("Cannot choose a box: --box, --direct ADDRESS and --net exclude each other");
   if (address !== undefined) return reachBox(cli, address, { direct: true });
@@ -98,9 +106,47 @@ async function reachOf(
       "Name one with --box, or leave out --socks and --direct.",
     );
   using _progress = new Progress(cli.io, "Starting a box");
-  const local = await LocalBox.start({ privateNetworks: options.private ?? [], signal: cli.signal });
+  const inspector = inspectorPort(options) !== undefined;
+  const local = await LocalBox.start({
+    privateNetworks: options.private ?? [],
+    inspector,
+    signal: cli.signal,
+  });
   started.use(local);
+  await openInspector(cli, local, options, started);
   return await reachBox(cli, local.address, { direct: true });
+}
+
+/** Says how an inspected function differs from what other boxes run. */
+async function openInspector(
+  cli: Cli,
+  local: LocalBox,
+  options: FnDevOptions,
+  started: AsyncDisposableStack,
+): Promise<void> {
+  const port = inspectorPort(options);
+  if (port === undefined) return;
+  started.use(await InspectorBridge.open(local.pid, port));
+  cli.io.event({ event: "inspector", address: `127.0.0.1:${port}` });
+  if (cli.io.json) return;
+  cli.io.note(`Inspector at 127.0.0.1:${port}: chrome://inspect, or your editor's "attach to Node".`);
+  cli.io.note(
+    "  The sandbox stays; what differs: system call group loopback is granted, and the runtime inspects.",
+  );
+}
+
+function inspectorPort({ inspect }: FnDevOptions): number | undefined {
+  if (inspect === undefined || inspect === false) return undefined;
+  const port = inspect === true ? INSPECTOR_PORT : Number(inspect);
+  if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port;
+  throw usage(`Cannot inspect at port "${inspect}": wanted 1 to 65535`);
+}
+
+/** The inspector listens inside the sandbox: for that a function needs sockets on its own loopback. */
+function inspectable(loaded: LoadedPackage): LoadedPackage {
+  const { manifest } = loaded.package;
+  const syscalls = [...new Set([...(manifest.syscalls ?? []), "loopback" as const])];
+  return { ...loaded, package: { ...loaded.package, manifest: { ...manifest, syscalls } } };
 }
 
 async function ownNetwork(cli: Cli, started: AsyncDisposableStack): Promise<Reach> {
@@ -225,7 +271,9 @@ class DevLoop implements AsyncDisposable {
     const folder = path.dirname(path.resolve(files.source));
     // Before it is read: a change meanwhile is noticed.
     await watcher.set(named.map((file) => path.resolve(file)));
-    const loaded = await loadPackage(fn, { manifest });
+    const read = await loadPackage(fn, { manifest });
+    const isInspected = this.#with.options.inspect !== undefined && manifestOf(read).image === "deno";
+    const loaded = isInspected ? inspectable(read) : read;
     // What packages hold does not change under their author's hands.
     const own = loaded.inputs.filter((input) => !input.includes("node_modules/"));
     await watcher.set([

@@ -14,7 +14,7 @@ import { Instance, type InstanceDeps, type InstanceRequest, type KillReason } fr
 export const RETAIN = {
   /** Milliseconds after the end: a client that lost its circuit is back by then. */
   ms: 60 * 60e3,
-  /** Ended instances of the box: each costs up to BACKLOG_MEMORY_BYTES of memory. */
+  /** Ended instances of the box: each costs up to BACKLOG_MEMORY_BYTES and Limits.logBytesMax of memory. */
   instances: 512,
   /** Unread output of all ended instances together: bytes. */
   bytes: 256 * 2 ** 20,

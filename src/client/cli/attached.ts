@@ -61,14 +61,17 @@ export async function rememberInstance(
   });
 }
 
-/** Streams a session to its end or to Ctrl-C. Disposes of the session; ends a run's function when it is over. */
+/**
+ * Streams a session to its end or to Ctrl-C. Disposes of the session; ends a run's function when it is over. One that is
+ * not remembered cannot be attached to again.
+ */
 export async function streamSession(
   cli: Cli,
   client: BoxClient,
   session: Session,
   events: SessionEvents,
   options: StreamOptions,
-  remembered: Remembered,
+  remembered: Remembered | undefined,
 ): Promise<ExitCode> {
   const { io } = cli;
   await using _session = session;
@@ -91,12 +94,12 @@ export async function streamSession(
     const outcome = await session.ended;
     if (last !== undefined && last !== 0x0a && !output && !io.json && io.stdout.isTTY) io.note("");
     await options.onEnded?.();
-    await forget(cli, client, remembered);
+    if (remembered) await forget(cli, client, remembered);
     return reportOutcome(cli, outcome);
   } catch (error) {
     if (cli.signal.aborted) return await detached(cli, session, remembered);
-    await saveOffset(cli, remembered.name, session.offset);
-    if (error instanceof BentoError && session.offset > 0) {
+    if (remembered) await saveOffset(cli, remembered.name, session.offset);
+    if (remembered && error instanceof BentoError && session.offset > 0) {
       io.note(`What was received so far is kept; the rest: ${reattachCommand(remembered)}`);
     }
     throw error;
@@ -249,7 +252,8 @@ async function* messagesOf(source: Readable, lines: boolean): AsyncGenerator<Uin
   else yield* source as AsyncIterable<Uint8Array>;
 }
 
-async function detached(cli: Cli, session: Session, remembered: Remembered): Promise<ExitCode> {
+async function detached(cli: Cli, session: Session, remembered: Remembered | undefined): Promise<ExitCode> {
+  if (!remembered) return EXIT.interrupted;
   await saveOffset(cli, remembered.name, session.offset);
   const command = reattachCommand(remembered);
   cli.io.note("");

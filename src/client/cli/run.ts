@@ -6,6 +6,7 @@ import { BoxClient, newIsolation, type Runnable, type Session, type StoredFuncti
 import { loadPackage } from "../package-loader.ts";
 import { openInput, rememberInstance, SessionEvents, streamSession } from "./attached.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, usage } from "./cli.ts";
+import { coverOf, streamCovered } from "./cover.ts";
 import { findFunction } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { type InvocationOptions, invocationOf } from "./invocation.ts";
@@ -24,6 +25,10 @@ export interface RunOptions extends ReachOptions, InvocationOptions {
   readonly dryRun?: boolean | undefined;
   /** Show what the function logs. */
   readonly logs?: boolean | undefined;
+  /** Rate of the cover around the session, e.g. "64KiB/s". */
+  readonly cover?: string | undefined;
+  /** The cover lasts a multiple of this, e.g. "30s". */
+  readonly coverUnit?: string | undefined;
 }
 
 export async function run(
@@ -37,6 +42,9 @@ export async function run(
     showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
     return EXIT.ok;
   }
+  const cover = options.cover === undefined ? undefined : coverOf(options.cover, options.coverUnit);
+  if (cover && (options.keep || options.logs))
+    throw usage("Cannot cover: a covered function ends with its cover", "Leave out --keep and --logs.");
   await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const input = await openInput(cli, options.input);
   const target = await findTarget(cli, fn, options);
@@ -47,6 +55,11 @@ export async function run(
   const events = new SessionEvents(cli, `Connecting to ${boxLabel(reach)}`);
   const endInput = !options.leaveOpen;
   const hasInput = input !== undefined;
+  if (cover) {
+    const how = { lines: options.lines, output, input, endInput: endInput && hasInput };
+    const start = { what: target.what, invocation, endInput: endInput && !hasInput };
+    return await streamCovered(cli, client, events, cover, start, how);
+  }
   let session: Session;
   try {
     session = await client.run(target.what, invocation, {

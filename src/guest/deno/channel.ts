@@ -21,14 +21,28 @@ const READ_BYTES = 128 * 1024;
 /** Frames are written together up to about this many bytes. */
 const WRITE_BYTES = 256 * 1024;
 
+/**
+ * Bytes of all that leave in writes which block this thread rather than pass through another one and back, which costs a
+ * function's first answer half a millisecond. A new pipe holds two pages at least, whoever reads it or not: these never wait.
+ */
+const DIRECT_BYTES_MAX = 4096;
+
+/** Standard input and output, each in two ways. */
+export interface ChannelIo {
+  read(into: Uint8Array): Promise<number | null>;
+  readSync(into: Uint8Array): number | null;
+  write(bytes: Uint8Array): Promise<number>;
+  writeSync(bytes: Uint8Array): number;
+}
+
 interface PendingCall {
   resolve(result: unknown): void;
   reject(error: unknown): void;
 }
 
 export class HostChannel {
-  readonly #read: (into: Uint8Array) => Promise<number | null>;
-  readonly #write: (bytes: Uint8Array) => Promise<number>;
+  readonly #io: ChannelIo;
+  #directBytes = 0;
   #queue: Uint8Array[] = [];
   #writing: Promise<void> | undefined;
   #lastId = 0;
@@ -37,22 +51,23 @@ export class HostChannel {
   readonly outputWindow = new SendWindow();
   #queuedBytes = 0;
 
-  constructor(
-    read: (into: Uint8Array) => Promise<number | null>,
-    write: (bytes: Uint8Array) => Promise<number>,
-  ) {
-    this.#read = read;
-    this.#write = write;
+  constructor(io: ChannelIo) {
+    this.#io = io;
   }
 
-  /** Hands frames to `onFrame` in order until the host closes its end. Calls and their streams are kept here. */
+  /**
+   * Hands frames to `onFrame` in order until the host closes its end. Calls and their streams are kept here. Blocks this
+   * thread until the first frame is there: before that there is nothing to do, and no other thread to be woken by.
+   */
   async run(onFrame: (frame: GuestFrame) => void): Promise<void> {
     const splitter = new GuestFrameSplitter(GUEST_START_BYTES_MAX);
     const buffer = new Uint8Array(READ_BYTES);
+    let hasBegun = false;
     for (;;) {
-      const count = await this.#read(buffer);
+      const count = hasBegun ? await this.#io.read(buffer) : this.#io.readSync(buffer);
       if (count === null) return;
       for (const frame of splitter.push(buffer.slice(0, count))) {
+        hasBegun = true;
         if (!this.#take(frame)) onFrame(frame);
       }
     }
@@ -194,7 +209,11 @@ export class HostChannel {
       while (this.#queue.length > 0) {
         let bytes = this.#queue.length === 1 ? this.#queue.pop() : joined(this.#queue);
         this.#queuedBytes -= bytes?.length ?? 0;
-        while (bytes && bytes.length > 0) bytes = bytes.subarray(await this.#write(bytes));
+        while (bytes && bytes.length > 0) {
+          const direct = this.#directBytes + bytes.length <= DIRECT_BYTES_MAX;
+          if (direct) this.#directBytes += bytes.length;
+          bytes = bytes.subarray(direct ? this.#io.writeSync(bytes) : await this.#io.write(bytes));
+        }
       }
     } finally {
       this.#writing = undefined;

@@ -11,14 +11,19 @@ const CAUSES_MAX = 8;
 const MESSAGE_CHARS_MAX = 2 * 1024;
 const TRACEBACK_CHARS_MAX = 8 * 1024;
 
-/** @param moduleUrl what the runtime calls the function's module in its stack traces. */
-export function failureOf(thrown: unknown, moduleUrl: string): GuestFailure {
-  const clean = (text: string) => text.replaceAll(moduleUrl, FILE).replaceAll(COLOUR, "");
+/**
+ * What the runtime calls the function's module in its stack traces: addresses of sources, of small ones the source itself
+ * (as the runner writes it), of which the runtime shows the beginning and the end.
+ */
+const MODULE = /blob:null\/[0-9a-f-]+|data:(?:text\/javascript|application\/typescript),[\w%.~!*-]*/g;
+
+export function failureOf(thrown: unknown): GuestFailure {
+  const clean = (text: string) => text.replaceAll(MODULE, FILE).replaceAll(COLOUR, "");
   const sections: string[] = [];
   let error = thrown;
   for (let depth = 0; depth < CAUSES_MAX; depth++) {
     const head = `${nameOf(error)}: ${messageOf(error)}`;
-    sections.push([depth === 0 ? head : `Caused by: ${head}`, ...framesOf(error, moduleUrl)].join("\n"));
+    sections.push([depth === 0 ? head : `Caused by: ${head}`, ...framesOf(error)].join("\n"));
     if (!(error instanceof Error) || error.cause === undefined) break;
     error = error.cause;
   }
@@ -40,9 +45,9 @@ function messageOf(thrown: unknown): string {
   });
 }
 
-function framesOf(thrown: unknown, moduleUrl: string): string[] {
+function framesOf(thrown: unknown): string[] {
   const stack = attempt(() => (thrown instanceof Error ? String(thrown.stack) : ""));
-  return stack.split("\n").filter((line) => /^\s+at /.test(line) && line.includes(moduleUrl));
+  return stack.split("\n").filter((line) => /^\s+at /.test(line) && line.search(MODULE) !== -1);
 }
 
 /** A function may have put anything where the language has text. */

@@ -11,13 +11,16 @@ import { SessionState } from "./session.ts";
 
 // Taken before a function runs, which may replace what stands on the globals.
 const { exit, stdin, stdout } = Deno;
-const channel = new HostChannel(
-  (into) => stdin.read(into),
-  (bytes) => stdout.write(bytes),
-);
+const channel = new HostChannel({
+  read: (into) => stdin.read(into),
+  readSync: (into) => stdin.readSync(into),
+  write: (bytes) => stdout.write(bytes),
+  writeSync: (bytes) => stdout.writeSync(bytes),
+});
 const state = new SessionState(channel);
 const log = logOf(channel);
-let moduleUrl: string | undefined;
+/** Characters of source. Above this the address would weigh more than the time it saves. */
+const DATA_URL_CHARS_MAX = 8 * 1024;
 let ending = false;
 
 replaceConsole(log);
@@ -36,6 +39,7 @@ await load(
   'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke() {} });',
 );
 channel.send(GUEST_FRAME.ready, 0);
+await channel.flush();
 channel.run(onFrame).then(
   () => exit(0),
   (error: unknown) => fail(error),
@@ -82,15 +86,24 @@ async function load(source: string): Promise<{ default?: unknown }> {
   }
 }
 
+/** A small source is its own address, which the runtime loads in half the time; its stack traces repeat the address. */
 async function importAs(source: string, type: string): Promise<{ default?: unknown }> {
-  moduleUrl = URL.createObjectURL(new Blob([source], { type }));
-  return (await import(moduleUrl)) as { default?: unknown };
+  const url =
+    source.length <= DATA_URL_CHARS_MAX
+      ? `data:${type},${encodeURIComponent(source.toWellFormed()).replace(/['()]/g, escapeCharacter)}`
+      : URL.createObjectURL(new Blob([source], { type }));
+  return (await import(url)) as { default?: unknown };
+}
+
+/** What would end an address in a stack trace (failure.ts). */
+function escapeCharacter(character: string): string {
+  return `%${character.charCodeAt(0).toString(16)}`;
 }
 
 async function fail(error: unknown): Promise<void> {
   let failure = { name: "Error", message: "", traceback: "" };
   try {
-    failure = failureOf(error, moduleUrl ?? "function.ts");
+    failure = failureOf(error);
   } finally {
     await finish(GUEST_FRAME.failed, failure);
   }
