@@ -516,7 +516,7 @@ test("bento completions: bash completes commands, subcommands, options and funct
     await new Promise((resolve) => child.once("close", resolve));
     return out.trim().split("\n");
   };
-  assert.deepEqual(await complete("bento", "sh"), ["shutdown", "shell"]);
+  assert.deepEqual(await complete("bento", "sh"), ["shutdown", "shard", "shell"]);
   assert.deepEqual(await complete("bento", "net", ""), ["up", "status", "down"]);
   assert.deepEqual(await complete("bento", "net", "up", "--la"), ["--latency"]);
   assert.deepEqual(await complete("bento", "run", "hel"), ["hello"]);
