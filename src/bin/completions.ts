@@ -23,7 +23,7 @@ interface Node {
 
 const SHELLS = ["bash", "zsh", "fish"] as const;
 /** Arguments and values of options, by the name in the usage line, that are files. */
-const FILES = ["fn", "arg", "file", "folder"];
+const FILES = ["fn", "arg", "file", "folder", "receipt"];
 
 export async function completions(cli: Cli, shell: string, program: Command): Promise<number> {
   const nodes = [...nodesOf(program, "")];
