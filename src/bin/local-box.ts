@@ -4,6 +4,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -39,8 +40,10 @@ export class LocalBox implements AsyncDisposable {
   readonly address: string;
   readonly #child: ChildProcess;
   readonly #dir: string;
+  readonly #removeAtExit: () => void;
 
-  private constructor(address: string, child: ChildProcess, dir: string) {
+  private constructor(address: string, child: ChildProcess, dir: string, removeAtExit: () => void) {
+    this.#removeAtExit = removeAtExit;
     this.address = address;
     this.#child = child;
     this.#dir = dir;
@@ -49,6 +52,8 @@ export class LocalBox implements AsyncDisposable {
   /** Resolves when it serves, in about a second. Throws "box-failed" with what the box said. */
   static async start(options: LocalBoxOptions = {}): Promise<LocalBox> {
     const dir = await mkdtemp(path.join(tmpdir(), "bento-box-"));
+    const removeAtExit = () => removeNow(dir);
+    process.once("exit", removeAtExit);
     let child: ChildProcess | undefined;
     try {
       const address = `${await freeAddress()}:${PORT}`;
@@ -56,10 +61,11 @@ export class LocalBox implements AsyncDisposable {
       await writeFile(config, configOf(dir, address, options));
       child = spawnBox(dir, config, options.inspector ?? false);
       await ready(child, address, options.signal);
-      return new LocalBox(address, child, dir);
+      return new LocalBox(address, child, dir, removeAtExit);
     } catch (error) {
       if (child) await ended(child);
       await rm(dir, { recursive: true, force: true });
+      process.off("exit", removeAtExit);
       throw error;
     }
   }
@@ -73,6 +79,16 @@ export class LocalBox implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await ended(this.#child);
     await rm(this.#dir, { recursive: true, force: true });
+    process.off("exit", this.#removeAtExit);
+  }
+}
+
+/** For an exit that waits for nothing: a second Ctrl-C, or nobody who reads our output. The box ends by itself. */
+function removeNow(dir: string): void {
+  try {
+    rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
+  } catch {
+    // The box writes there until it has noticed that we are gone; nothing more can be done now.
   }
 }
 

@@ -318,6 +318,8 @@ test("bento fn dev: what it started ends with it, however it ends; wrong uses", 
   for (const args of [
     ["fn", "dev", "nothing-like-it"],
     ["fn", "dev", "hello", "--net", "--box", "x:1"],
+    ["fn", "dev", "hello", "--net", "--private", "127.0.0.0/8"],
+    ["fn", "dev", "hello", "--inspect", "0"],
     ["fn", "dev"],
   ])
     assert.equal((await user.bento(args)).code, 2, args.join(" "));

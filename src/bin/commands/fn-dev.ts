@@ -86,11 +86,14 @@ async function reachOf(
 ): Promise<Reach> {
   const { box, direct, socks, net } = options;
   const address = typeof direct === "string" ? direct : undefined;
-  if (inspectorPort(options) !== undefined && (box !== undefined || address !== undefined || net))
+  const isElsewhere = box !== undefined || address !== undefined || net === true;
+  if (isElsewhere && inspectorPort(options) !== undefined)
     throw usage(
       "Cannot inspect: only the box that this command starts has inspectors",
       "Leave out --inspect.",
     );
+  if (isElsewhere && (options.private ?? []).length > 0)
+    throw usage("Cannot open private networks: that box has its own policy", "Leave out --private.");
   if ([box !== undefined || socks !== undefined, address !== undefined, net].filter(Boolean).length > 1)
     throw usage("Cannot choose a box: --box, --direct ADDRESS and --net exclude each other");
   if (address !== undefined) return reachBox(cli, address, { direct: true });

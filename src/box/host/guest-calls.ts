@@ -92,8 +92,8 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "closed",
 ]);
 
-/** Each at most 1.1 KiB of text, four times that in JSON: together they fit a frame. */
-const REFUSALS_MAX = 12;
+/** Each at most 1.1 KiB of text, six times that in JSON at worst: together they fit a frame. */
+const REFUSALS_MAX = 8;
 
 /** undefined for an error that a function must not see: the caller logs it and answers "internal". */
 export function refusalOf(error: unknown): CallRefusal | undefined {
