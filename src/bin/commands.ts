@@ -340,6 +340,11 @@ function addTools(program: Command, act: Act): void {
       "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
     )
     .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .addOption(
+      new Option("--engine <engine>", "rendered runs the page's scripts, at boxes that offer a browser")
+        .choices(["static", "rendered"])
+        .default("static"),
+    )
     .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--warc <file>", "write a web archive of the page there, scripts included")
