@@ -307,7 +307,7 @@ function addShards(program: Command, act: Act): void {
     .description("ask each box for a block and verify it")
     .argument("<receipt>", "what `shard put` wrote")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardStatus(cli, receipt, options)),
     );
   shardReach(shard.command("repair"))
     .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
@@ -319,7 +319,7 @@ function addShards(program: Command, act: Act): void {
     .option("--avoid-region <codes>", "in none of these countries", list)
     .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardRepair(cli, receipt, options)),
     );
 }
 

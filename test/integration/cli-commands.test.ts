@@ -503,9 +503,9 @@ test("bento browse: no page is no output and no file; an answer of another size 
     return { kind: "returned" };
   };
   await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
-  const sizes = ["--sizes", "8KiB,24KiB"];
+  const settings = ["--box", box.address, "--direct", "--sizes", "8KiB,24KiB"];
   const browse = (path: string, ...more: string[]) =>
-    user.bento(["browse", `http://a.test${path}`, "--box", box.address, "--direct", ...sizes, ...more]);
+    user.bento(["browse", `http://a.test${path}`, ...settings, ...more]);
   for (const to of [[], ["-o", "gone.html"]]) {
     const gone = await browse("/gone", ...to);
     assert.deepEqual([gone.code, gone.out], [1, ""]);

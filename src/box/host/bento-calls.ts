@@ -16,7 +16,7 @@ import { RemoteRefusal } from "./bento-error.ts";
 import { CallInput } from "./call-input.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
-import type { CallAnswer } from "./guest-dispatch.ts";
+import type { CallAnswer } from "./guest-relay.ts";
 import type { FarSession, InstanceBento } from "./services.ts";
 
 type BentoCall = Extract<GuestCall, { method: `bento.${string}` }>;

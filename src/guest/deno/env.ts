@@ -8,6 +8,7 @@ import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { chromiumOf } from "./chromium.ts";
 import { type Bridge, bridgeSockets } from "./socks.ts";
+import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
@@ -21,6 +22,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(way ? { fetch: way.fetch } : {}),
     ...(grant.image === "chromium" ? { chromium: chromiumOf(way?.port) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
     ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({
