@@ -26,7 +26,8 @@ const BOX_POLL_MS = 100;
 const BOX_STOP_MS = 10_000;
 /** Each box starts its instances under ids of its own. */
 const UIDS_PER_BOX = 1000;
-const UID_FIRST = 20_000;
+const UIDS_PER_NETWORK = 16 * UIDS_PER_BOX;
+const UID_FIRST = 1_000_000;
 const LOG_TAIL_BYTES = 2000;
 
 export type NetworkPhase = BootPhase | "boxes";
@@ -142,7 +143,7 @@ async function startBox(
   const exit = `${relay.address}:${BOX_PORT}`;
   const control = await testnet.controlAddress(relay.name);
   await writeFile(path.join(dir, "torrc"), `${testnet.joinTorrc.join("\n")}\n`);
-  const uidFirst = UID_FIRST + index * UIDS_PER_BOX;
+  const uidFirst = UID_FIRST + testnet.plan.block * UIDS_PER_NETWORK + index * UIDS_PER_BOX;
   const config = `[box]
 name = "${name}"
 data_dir = ${JSON.stringify(path.join(dir, "data"))}

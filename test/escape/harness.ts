@@ -26,7 +26,9 @@ const PROBES = fileURLToPath(new URL("./probes", import.meta.url));
 /** Milliseconds an answer may take on a crowded machine. */
 const ANSWER_MS = 60_000;
 /** A user id outside every box's range, for controls that must not be root. */
-const CONTROL_UID = 19_999;
+/** Ids of this process's own: files of tests run side by side. */
+export const UIDS = { first: 10_000_000 + (process.pid % 10_000) * 1000, count: 500 } as const;
+const CONTROL_UID = UIDS.first + UIDS.count;
 
 export type Argument = number | { readonly s: string } | { readonly b: string } | { readonly r: number };
 export type Request =
@@ -53,7 +55,7 @@ export const baseOptions = (dir: string): SandboxHostOptions => ({
   dir,
   guest,
   images: ["deno", "python"],
-  uidRange: { first: 21_000, count: 500 },
+  uidRange: UIDS,
   total: { memoryBytes: 1024 * MIB, pidsMax: 1000, cpuPercent: 200 },
   instancesMax: 24,
   warm: [],

@@ -15,7 +15,7 @@ import { openCgroups } from "../../src/box/sandbox/cgroup-open.ts";
 import { hostName, SandboxHost } from "../../src/box/sandbox/sandbox.ts";
 import { Watchdog } from "../../src/box/sandbox/watchdog.ts";
 import { controlGroups, stagesOf, untilNone } from "../support/leftovers.ts";
-import { baseOptions, guest, MIB, openHost, Probe, spec, startControl } from "./harness.ts";
+import { baseOptions, guest, MIB, openHost, Probe, spec, startControl, UIDS } from "./harness.ts";
 
 const SERVER = fileURLToPath(new URL("./server.ts", import.meta.url));
 
@@ -76,7 +76,7 @@ describe("escape: the host's view", () => {
       assert.match(status, /NoNewPrivs:\s1/);
       assert.match(status, /Seccomp:\s2/);
       const uid = /^Uid:\s(\d+)/m.exec(status)?.[1] ?? "0";
-      assert.ok(Number(uid) >= 21_000 && Number(uid) < 21_500, uid);
+      assert.ok(Number(uid) >= UIDS.first && Number(uid) < UIDS.first + UIDS.count, uid);
       seen.add(uid);
       const root = await readdir(`/proc/${sandbox.pid}/root/`);
       assert.ok(

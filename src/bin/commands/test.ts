@@ -1,5 +1,5 @@
-// `bento test [FILTER...]`: format, lint, types and import rules, then every test file: units side by side, what needs
-// real tor, root or a sandbox one file after another. Ends with the line `N passed, N failed`.
+// `bento test [FILTER...]`: format, lint, types and import rules, then every test file, two at a time: units, then what
+// needs real tor, root or a sandbox. Ends with the line `N passed, N failed`.
 
 import { execFile } from "node:child_process";
 import { glob } from "node:fs/promises";
@@ -12,12 +12,12 @@ import { formatSeconds, Progress } from "../../client/cli/progress.ts";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const UNIT_FILES = ["src/**/*.test.ts", "functions/**/*.test.ts", "tools/**/*.test.ts"];
-/** Each of these may use the whole machine. */
-const SERIAL_FILES = ["test/**/*.test.ts"];
-const UNIT_CONCURRENCY = 2;
+/** Real tor, sandboxes and browsers: mostly they wait, so two files go side by side. */
+const INTEGRATION_FILES = ["test/**/*.test.ts"];
+const FILES_AT_ONCE = 2;
 /** One file of the kind may take this long: milliseconds. */
 const UNIT_FILE_MS = 120_000;
-const SERIAL_FILE_MS = 600_000;
+const INTEGRATION_FILE_MS = 600_000;
 const CHECK_OUTPUT_BYTES_MAX = 4 * 1024 * 1024;
 
 /** Where `deno check` keeps what it has checked: nothing of the user's. */
@@ -59,25 +59,15 @@ export async function test(cli: Cli, filters: readonly string[], options: TestOp
   const startedMs = performance.now();
   const tally: Tally = { passed: 0, skipped: [], failures: [] };
   const units = await testFiles(UNIT_FILES, filters);
-  const serial = await testFiles(SERIAL_FILES, filters);
-  if (filters.length > 0 && units.length + serial.length === 0) {
+  const integration = await testFiles(INTEGRATION_FILES, filters);
+  if (filters.length > 0 && units.length + integration.length === 0) {
     throw usage(
       `There is no test file whose path contains ${filters.map((filter) => `"${filter}"`).join(" or ")}`,
     );
   }
   if (options.checks && filters.length === 0) await runChecks(cli, tally);
-  await runFiles(
-    cli,
-    units,
-    { concurrency: UNIT_CONCURRENCY, timeout: UNIT_FILE_MS, verbose: options.verbose },
-    tally,
-  );
-  await runFiles(
-    cli,
-    serial,
-    { concurrency: false, timeout: SERIAL_FILE_MS, verbose: options.verbose },
-    tally,
-  );
+  await runFiles(cli, units, { timeout: UNIT_FILE_MS, verbose: options.verbose }, tally);
+  await runFiles(cli, integration, { timeout: INTEGRATION_FILE_MS, verbose: options.verbose }, tally);
   cli.signal.throwIfAborted();
   const { failures, skipped } = tally;
   for (const { name, reason } of skipped)
@@ -140,7 +130,7 @@ async function runChecks(cli: Cli, tally: Tally): Promise<void> {
 async function runFiles(
   cli: Cli,
   files: readonly string[],
-  how: { concurrency: number | false; timeout: number; verbose: boolean | undefined },
+  how: { timeout: number; verbose: boolean | undefined },
   tally: Tally,
 ): Promise<void> {
   if (files.length === 0 || cli.signal.aborted) return;
@@ -148,7 +138,7 @@ async function runFiles(
   using progress = new Progress(io, "Testing");
   const stream = run({
     files: [...files],
-    concurrency: how.concurrency,
+    concurrency: FILES_AT_ONCE,
     timeout: how.timeout,
     signal: cli.signal,
     execArgv: ["--disable-warning=ExperimentalWarning"],
