@@ -287,6 +287,10 @@ function addShards(program: Command, act: Act): void {
     .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
     .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
     .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--distinct <kinds>", "relay, family or both: no two beside one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
+    .option("--through <box>", "send the file once, to this box, whose function hands the shards on")
     .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
     .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
     .action((file: string, options) =>
@@ -310,6 +314,9 @@ function addShards(program: Command, act: Act): void {
     .argument("<receipt>", "what `shard put` wrote")
     .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
     .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--distinct <kinds>", "relay, family or both: no two beside one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
     .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
     .action((receipt: string, options) =>
       act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),

@@ -144,6 +144,18 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["store of a missing folder", ["store", "./missing"], 2, /Cannot find function/],
   ["check of a missing function", ["check", "./missing"], 2, /Cannot find function/],
   ["shell without a box", ["shell"], 2, /Cannot choose a box/],
+  ["put without a file", ["put"], 2, /no file is named/],
+  ["put of a missing file", ["put", "./missing"], 2, /ENOENT/],
+  ["put of a folder", ["put", "."], 2, /no regular file/],
+  ["put with an unknown padding", ["put", "/etc/hosts", "--pad", "some"], 2, /padme, none/],
+  ["put --continue of nothing", ["put", "--continue", "x"], 2, /no put is saved/],
+  ["get of what is nothing", ["get", "nonsense"], 2, /no saved name, no link/],
+  ["get of half a link", ["get", "bento:dropbox?box=127.0.0.1:1&token=x"], 7, /UUIDv4/],
+  ["get of a link with more in it", ["get", "bento:dropbox?box=127.0.0.1:1&a=b"], 7, /whole line/],
+  ["shard put, k above n", ["shard", "put", "f", "-k", "3", "-n", "2", "-o", "r"], 2, /1 <= k <= n/],
+  ["shard put without k", ["shard", "put", "f", "-n", "2", "-o", "r"], 2, /-k/],
+  ["shard get without a receipt", ["shard", "get", "./missing"], 2, /ENOENT/],
+  ["shard get of no receipt", ["shard", "get", "/etc/hosts"], 3, /no receipt/],
   ["an empty token file", ["ls", "@/dev/null", "--box", "127.0.0.1:1"], 7, /shutdown token/],
 ];
 for (const [name, args, wanted, message] of WRONG) {

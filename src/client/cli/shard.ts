@@ -14,6 +14,7 @@ import { tokenName } from "../dropbox/put.ts";
 import { loadPackage } from "../package-loader.ts";
 import { ShardKeys } from "../shard/keys.ts";
 import { placeShards, type Target } from "../shard/place.ts";
+import { placeShardsThrough } from "../shard/place-through.ts";
 import { type PlacedShard, type Receipt, readReceipt, secretOf, writeReceipt } from "../shard/receipt.ts";
 import { checkShards, layoutOf, repairShards, type ShardState } from "../shard/repair.ts";
 import { Retrieval } from "../shard/retrieve.ts";
@@ -25,13 +26,7 @@ import { parsePadding } from "./padding.ts";
 import { PartFile } from "./part-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 import { durationOf } from "./put.ts";
-import { ShardBoxes } from "./shard-boxes.ts";
-
-export interface ShardReachOptions extends Omit<ReachOptions, "box"> {
-  readonly box?: readonly string[] | undefined;
-  /** Several shards on one box. */
-  readonly shareBoxes?: boolean | undefined;
-}
+import { ShardBoxes, type ShardReachOptions } from "./shard-boxes.ts";
 
 export interface ShardPutOptions extends ShardReachOptions {
   readonly k: number;
@@ -39,6 +34,8 @@ export interface ShardPutOptions extends ShardReachOptions {
   readonly output: string;
   readonly expires?: string | undefined;
   readonly pad: string;
+  /** A box whose `shard` function takes the file once and hands the shards on. */
+  readonly through?: string | undefined;
 }
 
 /** Times the file is read again for shards that could not be placed. */
@@ -51,7 +48,7 @@ export async function shardPut(cli: Cli, given: string, options: ShardPutOptions
   const padding = parsePadding(options.pad);
   const lifetimeMs = options.expires === undefined ? undefined : durationOf(options.expires);
   await refuseOverwrite(options.output);
-  await using boxes = await ShardBoxes.choose(cli, options, n);
+  await using boxes = await ShardBoxes.choose(cli, options, { count: n });
   let receipt: Receipt = {
     format: "bento shard receipt",
     version: 1,
@@ -81,14 +78,25 @@ export async function shardPut(cli: Cli, given: string, options: ShardPutOptions
   for (let pass = 1; targets.length > 0 && pass <= PASSES_MAX; pass++) {
     const label = pass === 1 ? `Putting ${n} shards` : `Putting ${targets.length} shards again`;
     using progress = new Progress(cli.io, label, { total: layout.size });
-    const result = await placeShards(stripesOf(content.read(0), layout), layout, keys, targets, {
+    const stripes = stripesOf(content.read(0), layout);
+    const how = {
       signal: cli.signal,
       package: pack,
       lifetimeMs,
       onPlaced: save,
-      onProgress: (bytes) => progress.update(bytes),
-      onFailed: ({ index, box }, reason) => tellFailed(cli, index, box, reason),
-    });
+      onProgress: (bytes: number) => progress.update(bytes),
+      onFailed: ({ index, box }: Target, reason: string) => tellFailed(cli, index, box, reason),
+    };
+    // What a box could not hand on is put from here.
+    const through =
+      pass === 1 && options.through !== undefined ? await boxes.through(options.through) : undefined;
+    const result = through
+      ? await placeShardsThrough(stripes, layout, keys, targets, {
+          ...how,
+          ...through,
+          shardPackage: (await loadPackage("shard")).package,
+        })
+      : await placeShards(stripes, layout, keys, targets, how);
     failed = result.failed;
     targets = boxes.otherTargets(failed.map(({ target }) => target));
   }
@@ -225,8 +233,7 @@ export async function shardStatus(
   options: Omit<ReachOptions, "box">,
 ): Promise<ExitCode> {
   const receipt = await readReceipt(given);
-  await using boxes = new ShardBoxes(cli, options);
-  const states = await check(cli, receipt, boxes);
+  const states = await checkAlone(cli, receipt, options);
   const good = states.filter(({ fault }) => fault === undefined).length;
   const { k, n } = receipt;
   const rows = states.map(({ index, shard, fault, detail }) => ({
@@ -253,7 +260,12 @@ export async function shardStatus(
   return good === n ? EXIT.ok : EXIT.partial;
 }
 
-async function check(cli: Cli, receipt: Receipt, boxes: ShardBoxes): Promise<ShardState[]> {
+async function checkAlone(
+  cli: Cli,
+  receipt: Receipt,
+  options: Omit<ReachOptions, "box">,
+): Promise<ShardState[]> {
+  await using boxes = new ShardBoxes(cli, options);
   await boxes.reach(receipt.shards.map(({ box }) => box));
   using _progress = new Progress(cli.io, `Asking ${receipt.shards.length} boxes for a block each`);
   return await checkShards(receipt, {
@@ -275,8 +287,7 @@ export async function shardRepair(cli: Cli, given: string, options: ShardRepairO
   const receipt = await readReceipt(given);
   const lifetimeMs = receipt.lifetimeMs ?? DEFAULT_LIFETIME_MS;
   const renewMs = options.renew === undefined ? lifetimeMs * RENEW_SHARE : durationOf(options.renew);
-  await using boxes = await ShardBoxes.choose(cli, options, 1);
-  const states = await check(cli, receipt, boxes);
+  const states = await checkAlone(cli, receipt, options);
   const good = states.flatMap(({ shard, fault }) => (shard && fault === undefined ? [shard] : []));
   for (const { shard, fault, detail = "" } of states)
     if (shard && fault !== undefined && fault !== "missing") tellFault(cli, shard, fault, detail);
@@ -287,6 +298,10 @@ export async function shardRepair(cli: Cli, given: string, options: ShardRepairO
     if (!cli.io.json) cli.io.note(`All ${receipt.n} shards are good; none expires soon.`);
     return EXIT.ok;
   }
+  const count = options.shareBoxes ? Math.min(1, lost.length) : 0;
+  const taken = good.flatMap(({ box, relay }) => (relay === undefined ? [box] : [box, relay]));
+  await using boxes = await ShardBoxes.choose(cli, options, { count, taken });
+  await boxes.reach(receipt.shards.map(({ box }) => box));
   const targets = [
     // A lease is renewed where it is; what was lost goes to boxes that hold no other shard of this file.
     ...expiring.map((shard) => ({ index: shard.index, box: shard.box, client: boxes.clientOf(shard) })),
