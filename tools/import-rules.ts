@@ -12,11 +12,12 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/base/": [],
   "src/wire/": ["src/base/"],
   "src/tor/": ["src/base/"],
+  "src/onion/": ["src/base/"],
   "src/testnet/": ["src/tor/", "src/base/"],
   "src/guest/": ["src/wire/", "src/base/"],
   // From guest only what builds its files and says how they are started.
   "src/box/": ["src/wire/", "src/tor/", "src/web/", "src/base/", "src/guest/build.ts", "src/guest/images.ts"],
-  "src/client/": ["src/wire/", "src/tor/", "src/base/"],
+  "src/client/": ["src/wire/", "src/tor/", "src/web/", "src/base/"],
   "src/web/": ["src/wire/", "src/base/"],
   "src/bin/": ["src/"],
   // Functions run elsewhere: the API, and codecs that depend on nothing else.

@@ -351,7 +351,10 @@ function addTools(program: Command, act: Act): void {
     .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
     .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
+    .option("--warc <file>", "write a web archive of the page there, scripts included")
     .option("--open", "show the page in the browser")
+    .option("--serve", "serve a page on this machine to browse with; prints its address")
+    .option("--port <port>", "with --serve: its port", count(0, 65535))
     .option("--explain", "say what the shape hides and costs; without a URL, that alone")
     .option(
       "--population <file>",

@@ -17,6 +17,9 @@ export interface GuestRunner {
 /** The import map beside the Deno runner. */
 export const DENO_IMPORTS_FILE = "imports.json";
 
+/** Tor's control port for Python functions (python/tor_control.py), beside the runner. */
+export const PYTHON_TOR_FILE = "tor_control.pyc";
+
 /**
  * @param guestDir where the runtime sees the guest directory.
  *

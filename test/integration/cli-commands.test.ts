@@ -10,6 +10,7 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
+import type { BoxChoice } from "../../src/wire/choose-boxes.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 /** A command that hangs is a failure. */
@@ -138,6 +139,13 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["no message", ["send", "x"], 2, /missing required argument/],
   ["an unknown shell", ["completions", "tcsh"], 2, /bash, zsh or fish/],
   ["a number out of range", ["recv", "x", "--wait", "0"], 2, /Wanted/],
+  [
+    "boxes told apart by nothing known",
+    ["boxes", "127.0.0.1:1", "--distinct", "colour"],
+    2,
+    /relay or family/,
+  ],
+  ["a region that is none", ["boxes", "127.0.0.1:1", "--region", "Mars"], 2, /two letters/],
   ["an unknown benchmark", ["bench", "nothing"], 2, /no benchmark/],
   ["a filter that matches no test", ["test", "no-such-file-anywhere"], 2, /no test file/],
   ["close without an instance", ["close"], 2, /missing required argument/],
@@ -263,6 +271,29 @@ for (const [outcome, wanted, message] of OUTCOMES) {
     assert.match(err, message);
   });
 }
+
+test("bento boxes: which suit and why the others do not; exit code 4 when there are too few", async (t) => {
+  const user = await newUser(t);
+  await using small = await TestBox.start({ policy: { ...TEST_POLICY, images: ["python"] } });
+  await using good = await TestBox.start();
+  const names = [small.address, good.address, "127.0.0.1:1"];
+  const all = await user.bento(["boxes", ...names, "--for", "hello", "--direct", "--json"]);
+  assert.equal(all.code, 0, all.err);
+  const choice = JSON.parse(all.out) as BoxChoice;
+  assert.deepEqual(
+    choice.chosen.map(({ box }) => box),
+    [good.address],
+  );
+  const left = new Map(choice.left.map(({ box, reason }) => [box, reason]));
+  assert.equal(left.get(small.address), "image: wanted deno, granted python");
+  assert.match(left.get("127.0.0.1:1") ?? "", /connection refused/);
+  const two = await user.bento(["boxes", ...names, "--for", "hello", "--count", "2", "--direct"]);
+  assert.equal(two.code, 4);
+  assert.match(two.out, /image: wanted deno, granted python/);
+  const region = await user.bento(["boxes", good.address, "--region", "DE", "--direct"]);
+  assert.equal(region.code, 4);
+  assert.match(region.out, /does not say in which region/);
+});
 
 test("bento run: a policy's refusal names each rule and is exit code 4", async (t) => {
   const user = await newUser(t);

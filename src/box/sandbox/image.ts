@@ -69,6 +69,8 @@ const PYTHON_PACKAGES = "/usr/lib/python3/dist-packages";
 const REQUESTS = ["requests", "urllib3", "certifi", "idna"];
 /** Present or not depending on the release of requests. */
 const REQUESTS_OPTIONAL = ["chardet", "charset_normalizer", "six.py", "socks.py"];
+/** Of python3-stem, for functions that use Tor; everything else works without it. */
+const STEM = "stem";
 
 /** Name lookups end in this file; without it every lookup would wait for a name server that is not there. */
 const NAME_FILES = [
@@ -165,6 +167,11 @@ async function probeDeno(
   };
 }
 
+/** Whether Python functions get Stem. */
+export async function hasStem(): Promise<boolean> {
+  return await exists(join(PYTHON_PACKAGES, STEM));
+}
+
 async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<ImageProbe> {
   const python = await realpath("/usr/bin/python3").catch(() => undefined);
   const version = /\/(python3\.\d+)$/.exec(python ?? "")?.[1];
@@ -185,7 +192,8 @@ async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<Imag
   // A module whose library is absent cannot be imported, here as on the host.
   const wanted = await findLibraries([python, ...modules]);
   const packages = [...REQUESTS];
-  for (const name of REQUESTS_OPTIONAL) if (await exists(join(PYTHON_PACKAGES, name))) packages.push(name);
+  for (const name of [...REQUESTS_OPTIONAL, STEM])
+    if (await exists(join(PYTHON_PACKAGES, name))) packages.push(name);
   const zones = "/usr/share/zoneinfo";
   return {
     kind: "complete",

@@ -27,6 +27,8 @@ export interface VisitRequest {
   readonly method?: BrowseRequest["method"] | undefined;
   /** Sent as the query of a GET, or as the body of a POST. */
   readonly form?: Form | undefined;
+  /** A form as a browser has encoded it already, for a POST. */
+  readonly body?: BrowseRequest["body"] | undefined;
   /** The page whose link or form this is. */
   readonly referrer?: string | undefined;
   /** Pages that are still under way are no longer wanted. */
@@ -134,13 +136,13 @@ export class BrowseSession implements AsyncDisposable {
     await this.close();
   }
 
-  #requestOf({ url, method = "GET", form, referrer, stop = false }: VisitRequest): BrowseRequest {
+  #requestOf({ url, method = "GET", form, body, referrer, stop = false }: VisitRequest): BrowseRequest {
     const isPost = method === "POST";
     return {
       id: this.#nextId++,
       url: form && !isPost ? formUrl(url, form) : url,
       method,
-      body: isPost ? encodeForm(form ?? { fields: [] }) : undefined,
+      body: isPost ? (body ?? encodeForm(form ?? { fields: [] })) : undefined,
       referrer,
       stop,
     };

@@ -2,7 +2,6 @@
 // makes no request when opened. Shown as soon as it is complete, while padding still flows. Ctrl-C stops waiting; the
 // answer is read to its end all the same, so that leaving does not show on the link.
 
-import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
@@ -13,12 +12,14 @@ import { BrowseSession, type Visited, type VisitProgress } from "../browse/brows
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
 import type { Page } from "../digest/receive-page.ts";
+import { warcOf } from "../digest/warc.ts";
 import { reportOutcome } from "./attached.ts";
 import { explain, readPopulation, type ShapeOptions, shapeOf, webPopulation } from "./browse-shape.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
 import type { LaterOptions } from "./later.ts";
+import { openAddress } from "./open-address.ts";
 import { OutputFile } from "./output-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
@@ -29,8 +30,15 @@ export interface BrowseOptions extends LaterOptions, ShapeOptions {
   readonly open?: boolean | undefined;
   /** A page that was fetched meanwhile: its name, or a link. */
   readonly collect?: string | undefined;
+  /** A web archive of the page. */
+  readonly warc?: string | undefined;
+  /** Serve a local page to browse with. */
+  readonly serve?: boolean | undefined;
+  readonly port?: number | undefined;
 }
 
+/** Names the program in archives. */
+const SOFTWARE = "bento-tor";
 /** Failed parts that are named; the rest is counted. */
 const FAILURES_SHOWN = 5;
 
@@ -50,6 +58,10 @@ export async function browse(
   const population =
     options.population === undefined ? webPopulation() : await readPopulation(cli, options.population);
   const shape = shapeOf(options, population);
+  if (options.serve) {
+    const { servePages } = await import("./serve-pages.ts");
+    return await servePages(cli, address === undefined ? undefined : parseUrl(address), shape, options);
+  }
   if (address === undefined) {
     if (!options.explain) throw usage("Cannot browse: no address", "bento browse https://…");
     const { lines, json } = explain(shape, population);
@@ -62,15 +74,22 @@ export async function browse(
       throw usage("Cannot write a page that is fetched later", "Give -o or --open to --collect.");
     return (await import("./later.ts")).browseLater(cli, url, shape, options);
   }
+  await using warc = options.warc === undefined ? undefined : await OutputFile.open(options.warc);
   await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const deliveries: Promise<string | undefined>[] = [];
   const { page, outcome } = await fetchPage(cli, url, shape, {
     ...options,
+    // An archive is as the page came.
+    scripts: options.scripts ?? warc !== undefined,
     // As soon as it is whole; padding follows.
     onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
   });
   if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
   const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
+  if (warc && page.url !== undefined) {
+    for await (const part of warcOf(page.resources, { receivedAtMs: Date.now(), software: SOFTWARE }))
+      await warc.write(part);
+  }
   report(cli, page, file);
   if (options.explain) {
     const { lines, json } = explain(shape, population, page.contentBytes);
@@ -234,11 +253,7 @@ async function openInBrowser(cli: Cli, html: Uint8Array): Promise<string> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const file = path.join(dir, `page-${process.pid}.html`);
   await writeFile(file, html, { mode: 0o600 });
-  const child = spawn("xdg-open", [file], { stdio: "ignore", detached: true });
-  child.once("error", () => {
-    cli.io.note(`No program to show pages was found; the page is in ${file}`);
-  });
-  child.unref();
+  openAddress(cli, file);
   return file;
 }
 

@@ -191,6 +191,7 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
   if (place.links?.isPlaced(href)) {
     setAttribute(element, "href", href);
     setAttribute(element, "rel", "noreferrer noopener");
+    setAttribute(element, "target", "_top");
     return;
   }
   const url = URL.parse(href.trim(), place.base);
@@ -206,6 +207,8 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
   else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
   else return;
   setAttribute(element, "rel", "noreferrer noopener");
+  // The page is served in a frame: its links lead the whole window on.
+  if (place.links?.isPlaced(getAttribute(element, "href") ?? "")) setAttribute(element, "target", "_top");
 }
 
 /** Forms of a page that is served send where the server says; in a file they have no action, and the policy stops them. */
@@ -223,6 +226,7 @@ function restoreForm(element: Element, old: ReadonlyMap<string, string>, place: 
     return;
   }
   setAttribute(element, "action", action);
+  setAttribute(element, "target", "_top");
   if (isPost) setAttribute(element, "method", "post");
   const enctype = old.get("enctype")?.trim().toLowerCase();
   if (enctype === "multipart/form-data" || enctype === "text/plain")

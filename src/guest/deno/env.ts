@@ -7,6 +7,7 @@ import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue
 import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { bridgeSockets } from "./socks.ts";
+import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
@@ -18,6 +19,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(net ? { net } : {}),
     ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
     ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({
