@@ -45,7 +45,7 @@ async function start(bento: Bento, pack: Package, request: LaterRequest): Promis
   const { args, call } = request;
   return bento.run("self", pack, {
     linked: true,
-    ...(call === undefined ? { args: (args ?? []) as Json[] } : { call }),
+    ...(call === undefined ? { args: args ?? [] } : { call }),
   });
 }
 

@@ -377,6 +377,11 @@ function addTools(program: Command, act: Act): void {
     .description("cells at a constant rate to a box and back, with nothing in them")
     .option("--rate <rate>", "bytes per second each way", "64KiB/s")
     .option("--for <duration>", "how long", "5m")
+    .option("--circuits <n>", "the box sends them through so many circuits of its own instead", count(1, 64))
+    .option(
+      "--sink <address>",
+      "with --circuits: host:port behind exits, in place of an onion service at the box",
+    )
     .action((options) => act(async (cli) => (await import("../client/cli/cover.ts")).cover(cli, options)));
   reach(program.command("monitor"))
     .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")
