@@ -67,14 +67,18 @@ export class Sink implements AsyncDisposable {
   async #answer(incoming: TorIncoming): Promise<void> {
     const count = cellsOf(this.#request);
     let received = 0;
+    const whole = Promise.withResolvers<void>();
     const reading = countBytes(
       incoming,
       (bytes) => {
         received += bytes;
         this.bytesReceived += bytes;
+        if (received >= count * this.#request.cellBytes) whole.resolve();
       },
-      () => received >= count * this.#request.cellBytes,
+      // To the end: that is how it is known that the lane has closed.
+      () => false,
     );
+    reading.catch(() => undefined);
     const stop = new AbortController();
     const sending = sendCells(incoming, this.#request, {
       count,
@@ -86,12 +90,12 @@ export class Sink implements AsyncDisposable {
     sending.catch(() => undefined);
     try {
       // A lane closes its stream when it has what was sent: an end that came too early ends this side, too.
-      await reading;
+      await Promise.race([whole.promise, reading]);
       if (received < count * this.#request.cellBytes) return;
       await sending;
       // Closing drops what is under way here: this end has everything, and what it sent goes before the end.
       await incoming.writable.close();
-      await within(LAST_MS, incoming.closed);
+      await within(LAST_MS, reading);
     } catch {
       // A broken stream is the lane's to tell.
     } finally {
