@@ -60,7 +60,6 @@ export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   partial: EXIT.partial,
   "dropbox-empty": EXIT.partial,
   "too-few-shards": EXIT.partial,
-  "answer-lost": EXIT.functionFailed,
   integrity: EXIT.integrity,
   digest: EXIT.integrity,
   "bad-answer": EXIT.integrity,
