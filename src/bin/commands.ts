@@ -316,7 +316,7 @@ function addShards(program: Command, act: Act): void {
     .description("ask each box for a block and verify it")
     .argument("<receipt>", "what `shard put` wrote")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardStatus(cli, receipt, options)),
     );
   shardReach(shard.command("repair"))
     .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
@@ -328,7 +328,7 @@ function addShards(program: Command, act: Act): void {
     .option("--avoid-region <codes>", "in none of these countries", list)
     .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardRepair(cli, receipt, options)),
     );
 }
 
@@ -349,6 +349,11 @@ function addTools(program: Command, act: Act): void {
       "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
     )
     .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .addOption(
+      new Option("--engine <engine>", "rendered runs the page's scripts, at boxes that offer a browser")
+        .choices(["static", "rendered"])
+        .default("static"),
+    )
     .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
     .option("--warc <file>", "write a web archive of the page there, scripts included")

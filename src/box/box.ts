@@ -469,14 +469,15 @@ function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clo
   const { total } = policy;
   const plans = policy.images.flatMap((image) => {
     // Functions with the network need the wider filter, the others get the narrow one: some of each.
-    const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(warm[image] / 2) : 0;
+    const members = warm[image] ?? 0;
+    const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(members / 2) : 0;
     const plan = {
       image,
       tmpBytes: Math.min(WARM_TMP_BYTES, policy.function.tmpBytes),
       openFilesMax: GUEST_OPEN_FILES,
     };
     return [
-      { ...plan, profile: "strict" as const, count: warm[image] - unforked },
+      { ...plan, profile: "strict" as const, count: members - unforked },
       { ...plan, profile: "unforked" as const, count: unforked },
     ].filter(({ count }) => count > 0);
   });

@@ -151,8 +151,8 @@ export const boxSchema = section("Configuration of a Bento box.", {
   }),
   policy: section("What functions may have. Published; a manifest can only ask for less.", {
     images: subset(IMAGES)
-      .prefault([...IMAGES])
-      .describe("runtimes offered"),
+      .prefault(["deno", "python"])
+      .describe("runtimes offered; chromium, a browser that functions drive, only where it is named here"),
     syscalls: subset(SYSCALL_GROUPS)
       .prefault(["files", "loopback"])
       .describe("groups of system calls that functions may ask for"),

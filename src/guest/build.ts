@@ -47,8 +47,8 @@ export async function buildGuests(outDir: string): Promise<GuestFiles> {
   const digest = createHash("sha256").update(`${esbuildVersion} ${python?.size} ${python?.mtimeMs}\n`);
   for (const room of ["base", "wire", "guest"]) await digestSources(digest, sourcePath(`../${room}`));
   const dir = join(outDir, `guest-${digest.digest("hex").slice(0, 16)}`);
-  const { deno, python: pythonRunner } = guestRunners();
-  const runners = python ? { deno, python: pythonRunner } : { deno };
+  const { deno, chromium, python: pythonRunner } = guestRunners();
+  const runners = { deno, chromium, ...(python ? { python: pythonRunner } : {}) };
   if (!(await exists(dir))) {
     await appearAtOnce(outDir, dir, async (draft) => {
       await writeFile(join(draft, deno.file), await bundleDenoRunner());
@@ -81,6 +81,7 @@ async function bundleDenoRunner(): Promise<string> {
     write: false,
     format: "esm",
     platform: "neutral",
+    external: ["node:*"],
     target: "esnext",
     // Smaller to read and compile at every start; names stay, errors are for people.
     minifyWhitespace: true,

@@ -77,6 +77,8 @@ export interface Env {
    * sandbox. Manifest: `net` and the system call group `loopback`. Global `fetch` and `WebSocket` work then, too.
    */
   readonly fetch?: typeof globalThis.fetch;
+  /** A web browser. Manifest: `"image": "chromium"`, which only boxes take that offer it. */
+  readonly chromium?: Chromium;
   /** Encrypted storage of this function, shared by its instances. Manifest: `storage`. */
   readonly storage?: Storage;
   /** Tor's circuits, streams and onion services, behind a filter. Manifest: `tor`. */
@@ -120,6 +122,28 @@ export interface Connection {
   /** Resolves when both directions have ended, rejects when the connection broke. */
   readonly closed: Promise<void>;
   /** Drops the connection at once, in both directions. */
+  close(): Promise<void>;
+}
+
+export interface Chromium {
+  /**
+   * Starts Chromium without a window, as a process in this same sandbox, with a profile of its own that ends with it.
+   * Its connections go through `net`, as those of `fetch` do: names are resolved and destinations decided by the box;
+   * without `net` it reaches nothing. Resolves when the process runs, and rejects with Error when it cannot. What
+   * it needs counts towards this instance's memory and processes.
+   */
+  launch(): Promise<ChromiumProcess>;
+}
+
+/** A running browser, and the way to drive it: the Chrome DevTools Protocol over a pipe. */
+export interface ChromiumProcess {
+  /** Answers and events: JSON texts, each with a zero byte behind it, cut anywhere. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Commands, in the same form. */
+  readonly writable: WritableStream<Uint8Array>;
+  /** Resolves when the process has ended, for whatever reason. */
+  readonly closed: Promise<void>;
+  /** Ends it at once. What it started ends with it. */
   close(): Promise<void>;
 }
 

@@ -10,7 +10,9 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
+import { CELL_BYTES, decodeRequest } from "../../src/wire/browse.ts";
 import type { BoxChoice } from "../../src/wire/choose-boxes.ts";
+import { failedAnswer, shapedAnswer } from "../support/shaped-answer.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 /** A command that hangs is a failure. */
@@ -448,6 +450,92 @@ test("bento run: Ctrl-C detaches, prints the command to attach again, exit code 
   assert.equal(again.code, 0, again.err);
   assert.equal(again.out, "second");
   assert.equal(box.requests.at(-1), "POST /v1/shutdown", "the function goes with its only instance");
+});
+
+const BROWSE_POLICY = { ...TEST_POLICY, net: { exit: ["accept *:*"], connections: 32, bytes: 2 ** 26 } };
+const BROWSE_SIZES = [2 * CELL_BYTES, 6 * CELL_BYTES];
+
+test("bento browse: Ctrl-C stops waiting, and the answer is read to its end all the same", async (t) => {
+  const user = await newUser(t);
+  const started = Promise.withResolvers<void>();
+  const stopped = Promise.withResolvers<void>();
+  const acknowledged: number[] = [];
+  const script: TestScript = async (call) => {
+    for await (const message of call.input) {
+      const [first, ...others] = shapedAnswer(decodeRequest(message), [40 * CELL_BYTES]);
+      call.output(first ?? new Uint8Array());
+      started.resolve();
+      await stopped.promise;
+      for (const cell of others) call.output(cell);
+      await call.acknowledged(32 * CELL_BYTES);
+      acknowledged.push(32 * CELL_BYTES);
+    }
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const args = ["browse", "http://a.test/", "--box", box.address, "--direct", "--sizes", "160KiB"];
+  const child = user.start([...args, "-o", "page.html"]);
+  let said = "";
+  child.stderr.on("data", (text: Buffer) => {
+    said += text.toString();
+    if (said.includes("Ctrl-C again")) stopped.resolve();
+  });
+  await started.promise;
+  child.kill("SIGINT");
+  const { code, err } = await finished(child);
+  assert.equal(code, 130, err);
+  assert.match(err, /Stopped\. The answer is still received/);
+  assert.deepEqual(acknowledged, [32 * CELL_BYTES]);
+  assert.equal(box.requests.at(-1), "POST /v1/shutdown");
+});
+
+test("bento browse: no page is no output and no file; an answer of another size is told", async (t) => {
+  const user = await newUser(t);
+  const script: TestScript = async (call) => {
+    for await (const message of call.input) {
+      const request = decodeRequest(message);
+      const sizes = request.url.endsWith("/other") ? [3 * CELL_BYTES] : BROWSE_SIZES;
+      const cells = request.url.endsWith("/gone")
+        ? failedAnswer(request, sizes)
+        : shapedAnswer(request, sizes);
+      for (const cell of cells) call.output(cell);
+    }
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const settings = ["--box", box.address, "--direct", "--sizes", "8KiB,24KiB"];
+  const browse = (path: string, ...more: string[]) =>
+    user.bento(["browse", `http://a.test${path}`, ...settings, ...more]);
+  for (const to of [[], ["-o", "gone.html"]]) {
+    const gone = await browse("/gone", ...to);
+    assert.deepEqual([gone.code, gone.out], [1, ""]);
+    assert.match(gone.err, /There was no page/);
+    assert.doesNotMatch(gone.err, /hash is right/);
+  }
+  await assert.rejects(stat(path.join(user.dir, "gone.html")));
+  const other = await browse("/other");
+  assert.equal(other.code, 8, other.err);
+  assert.match(other.err, /none of the sizes/);
+  const good = await browse("/", "-o", "good.html", "--explain");
+  assert.equal(good.code, 0, good.err);
+  assert.match(good.err, /2 sizes at 512 KiB\/s/);
+  assert.match(await readFile(path.join(user.dir, "good.html"), "utf8"), /GET http:\/\/a\.test\//);
+});
+
+test("bento browse --explain: sizes, cost and bound", async (t) => {
+  const user = await newUser(t);
+  await writeFile(path.join(user.dir, "sizes"), '10\n300KiB\n{"event":"page","contentBytes":70000}\nnoise\n');
+  const { out } = await user.bento(["browse", "--explain", "--population", "sizes", "--fit", "2", "--json"]);
+  const explained = JSON.parse(out) as { shape: { bytes: number[] }; report: object; bound: number };
+  assert.deepEqual(explained.shape.bytes, [131_072, 327_680]);
+  assert.deepEqual(explained.report, {
+    pages: 3,
+    cut: 0,
+    used: 2,
+    bound: 2 / 3,
+    overhead: (2 * 131_072 + 327_680) / (10 + 307_200 + 70_000) - 1,
+  });
+  assert.equal((await user.bento(["browse"])).code, 2);
 });
 
 test("bento run: Tor's SOCKS port is gone: exit code 5, whatever number of boxes is known", async (t) => {

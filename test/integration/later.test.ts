@@ -154,6 +154,22 @@ async function rawAnswer(name: string): Promise<{ sealed: Buffer; opened: Buffer
   }
 }
 
+test("bento cover --circuits: the box sends, and the command says how much", async () => {
+  const cover = ["cover", "--box", "box0", "--direct", "--rate", "16KiB/s", "--for", "2s", "--json"];
+  const done = await bento(...cover, "--circuits", "2");
+  assert.equal(done.code, 0, done.err);
+  const last = JSON.parse(done.out.trimEnd().split("\n").at(-1) ?? "") as Record<string, unknown>;
+  const cells = 2 * 69;
+  const { event, cellsSent, sinkCellsSent, bytesReceived } = last;
+  assert.deepEqual(
+    { event, cellsSent, sinkCellsSent, bytesReceived },
+    { event: "covered", cellsSent: cells, sinkCellsSent: cells, bytesReceived: cells * 470 },
+  );
+  const refused = await bento(...cover, "--circuits", "64");
+  assert.equal(refused.code, 4, refused.err);
+  assert.equal((await bento(...cover, "--sink", "127.0.0.1:9")).code, 2, "a sink is for circuits");
+});
+
 test("later: what cannot be started leaves nothing; a box that dies is named", async () => {
   await writeFile(path.join(home, "big.ts"), "export default { async invoke() {} };");
   await writeFile(path.join(home, "big.json"), '{"name":"big","image":"deno","memory":"900GiB"}');
@@ -176,10 +192,19 @@ test("later: what cannot be started leaves nothing; a box that dies is named", a
   const stopped = await collected("get", "stopped");
   assert.equal(stopped.code, 1, stopped.err);
 
-  const identity = await readPidFile(path.join(home, ".local/state/bento/net/boxes/box0/pid"));
-  assert.ok(identity);
-  process.kill(identity.pid, "SIGKILL");
+  await kill("box0");
   const lost = await bento("get", "waits");
   assert.equal(lost.code, 6, lost.err);
   assert.match(lost.err, /no answer has come yet, and box0, which runs waits, does not answer/);
+
+  await kill("box1");
+  const alone = await bento("get", "waits");
+  assert.equal(alone.code, 6, alone.err);
+  assert.doesNotMatch(alone.err, /box0/, "what is wrong is the box that keeps it");
 });
+
+async function kill(box: string): Promise<void> {
+  const identity = await readPidFile(path.join(home, `.local/state/bento/net/boxes/${box}/pid`));
+  assert.ok(identity);
+  process.kill(identity.pid, "SIGKILL");
+}

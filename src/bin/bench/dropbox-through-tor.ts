@@ -3,11 +3,7 @@
 // upload until the server has answered; both downloads until the last byte.
 
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { BentoError } from "../../base/errors.ts";
-import type { BoxClient, Dial } from "../../client/client.ts";
+import type { BoxClient } from "../../client/client.ts";
 import { Download } from "../../client/dropbox/get.ts";
 import { dropboxPackage, newWriter, putContent, putRequest } from "../../client/dropbox/put.ts";
 import { loadPackage } from "../../client/package-loader.ts";
@@ -15,6 +11,7 @@ import type { PackageInput } from "../../wire/package.ts";
 import { sealFile } from "../../wire/sealed-file.ts";
 import type { InvocationToken } from "../../wire/token.ts";
 import { type BenchContext, type Benchmark, type Figure, median } from "./benchmark.ts";
+import { checkTransfer, PlainServer } from "./support/plain-server.ts";
 import { interleaved } from "./support/samples.ts";
 import { startTorNetwork } from "./support/tor-network.ts";
 
@@ -34,7 +31,7 @@ export const benchmark: Benchmark = {
 
 async function measure(context: BenchContext): Promise<readonly Figure[]> {
   await using tor = await startTorNetwork(context, { latencyMs: LATENCY_MS });
-  await using web = await plainServer(tor.net.testnet.plan.webAddress);
+  await using web = await PlainServer.start(tor.net.testnet.plan.webAddress, BYTES);
   using client = tor.exitClient();
   const pack = (await loadPackage("dropbox")).package;
   const bytes = await sealedBytes();
@@ -42,9 +39,9 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
   const until = () => AbortSignal.any([context.signal, AbortSignal.timeout(TRANSFER_MS)]);
   const samples = await interleaved(
     {
-      upload: () => plainUpload(tor.exitDial, web, client.isolation, bytes, until()),
+      upload: () => web.upload(tor.exitDial, client.isolation, bytes, until()),
       put: async () => tokens.push(await put(client, pack, bytes, until())),
-      download: () => plainDownload(tor.exitDial, web, client.isolation, until()),
+      download: () => web.download(tor.exitDial, client.isolation, until()),
       get: () => get(client, tokens.pop() as InvocationToken, until()),
     },
     {
@@ -117,82 +114,6 @@ async function get(client: BoxClient, token: InvocationToken, signal: AbortSigna
   await using download = new Download(client, token, { signal });
   let received = 0;
   for await (const piece of download.content()) received += piece.length;
-  check(received);
+  checkTransfer(received, BYTES);
   await download.confirm();
-}
-
-async function plainUpload(
-  dial: Dial,
-  web: WebAddress,
-  isolation: string,
-  bytes: Uint8Array,
-  signal: AbortSignal,
-): Promise<void> {
-  const head = Buffer.from(
-    `POST / HTTP/1.1\r\nHost: ${web.host}\r\nContent-Length: ${bytes.length}\r\nConnection: close\r\n\r\n`,
-  );
-  const stream = await dial(web, { isolation, firstBytes: head, signal });
-  let answer = "";
-  try {
-    stream.write(bytes);
-    for await (const chunk of stream as AsyncIterable<Uint8Array>)
-      answer += Buffer.from(chunk).toString("latin1");
-  } finally {
-    stream.destroy();
-  }
-  check(Number(/received (\d+)/.exec(answer)?.[1] ?? 0));
-}
-
-async function plainDownload(
-  dial: Dial,
-  web: WebAddress,
-  isolation: string,
-  signal: AbortSignal,
-): Promise<void> {
-  const request = Buffer.from(`GET / HTTP/1.1\r\nHost: ${web.host}\r\nConnection: close\r\n\r\n`);
-  const stream = await dial(web, { isolation, firstBytes: request, signal });
-  let received = 0;
-  try {
-    for await (const chunk of stream as AsyncIterable<Uint8Array>) received += chunk.length;
-  } finally {
-    stream.destroy();
-  }
-  check(received);
-}
-
-function check(received: number): void {
-  if (received >= BYTES) return;
-  throw new BentoError("benchmark-failed", `Cannot measure: ${received} of ${BYTES} bytes came`);
-}
-
-interface WebAddress extends AsyncDisposable {
-  readonly host: string;
-  readonly port: number;
-}
-
-/** Answers GET with BYTES bytes and POST with how many it received. */
-async function plainServer(host: string): Promise<WebAddress> {
-  const body = randomBytes(BYTES);
-  const server = createServer({ noDelay: true }, (request, response) => {
-    if (request.method !== "POST") {
-      response.end(body);
-      return;
-    }
-    let received = 0;
-    request.on("data", (chunk: Buffer) => {
-      received += chunk.length;
-    });
-    request.on("end", () => response.end(`received ${received}`));
-  });
-  server.listen(0, host);
-  await once(server, "listening");
-  return {
-    host,
-    port: (server.address() as AddressInfo).port,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      server.close();
-      await once(server, "close");
-    },
-  };
 }

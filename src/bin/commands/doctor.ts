@@ -28,7 +28,7 @@ export async function doctor(cli: Cli, options: { socks?: string }): Promise<num
       checks.push(
         ...(await examine({
           guest,
-          images: ["deno", "python"],
+          images: ["deno", "python", "chromium"],
           uidRange: DEFAULT_UID_RANGE,
           clock: systemClock,
         })),

@@ -77,11 +77,18 @@ class KeptFile implements AsyncDisposable {
   readonly #path: string;
   readonly #isKept: boolean;
   #file: FileHandle | undefined;
+  #buffer: Uint8Array | undefined;
 
   constructor(path: string, isLong: boolean) {
     this.#path = path;
     this.#isKept = isLong && readersOpen < READERS_OPEN_MAX;
     if (this.#isKept) readersOpen++;
+  }
+
+  /** Room for the sealed bytes of one chunk, the same each time: what is opened from it is a copy. */
+  room(bytes: number): Uint8Array {
+    this.#buffer ??= new Uint8Array(bytes);
+    return this.#buffer.length >= bytes ? this.#buffer.subarray(0, bytes) : new Uint8Array(bytes);
   }
 
   async use(read: (file: FileHandle) => Promise<void>): Promise<void> {
@@ -107,7 +114,7 @@ async function readChunk(
   isFinal: boolean,
   plainBytes: number,
 ): Promise<Uint8Array> {
-  const sealed = new Uint8Array(sealedBytes(plainBytes));
+  const sealed = kept.room(sealedBytes(plainBytes));
   try {
     await kept.use(async (file) => {
       const position = index * sealedBytes(CHUNK_BYTES);

@@ -11,7 +11,7 @@ import type { PackageInput } from "../../wire/package.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import type { PageLinks } from "../digest/links.ts";
 import { renderInThread } from "../digest/page-thread.ts";
-import { type Page, type PageProgress, PageReceiver } from "../digest/receive-page.ts";
+import { type Page, type PageProgress, PageReceiver, type ReceiveOptions } from "../digest/receive-page.ts";
 import { encodeForm, type Form, formUrl } from "./form.ts";
 
 export interface BrowseSessionOptions {
@@ -38,7 +38,7 @@ export interface VisitRequest {
 export interface VisitOptions {
   readonly onProgress?: ((progress: VisitProgress) => void) | undefined;
   /** The page as a file, as soon as it can be shown: before its padding has come. */
-  readonly onShowable?: ((html: Uint8Array, stage: "styled" | "complete") => void) | undefined;
+  readonly onShowable?: ReceiveOptions["onShowable"];
   /** Stops waiting. The answer is read to its end all the same. */
   readonly signal?: AbortSignal | undefined;
   /** Where links and forms of the written page lead; a self-contained file without. */
@@ -159,7 +159,11 @@ export class BrowseSession implements AsyncDisposable {
       receiver: new PageReceiver({
         clock,
         render: async (content) => (isAborted() ? new Uint8Array() : render(content)),
-        onShowable: onShowable && ((html, stage) => !isAborted() && onShowable(html, stage)),
+        onShowable:
+          onShowable &&
+          ((html, stage, isPage) => {
+            if (!isAborted()) onShowable(html, stage, isPage);
+          }),
         onProgress:
           onProgress &&
           ((progress) => {

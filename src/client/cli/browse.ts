@@ -7,7 +7,7 @@ import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
-import { BROWSE_DEFAULTS, type Shape } from "../../wire/browse.ts";
+import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/browse.ts";
 import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
@@ -35,6 +35,7 @@ export interface BrowseOptions extends LaterOptions, ShapeOptions {
   /** Serve a local page to browse with. */
   readonly serve?: boolean | undefined;
   readonly port?: number | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
 }
 
 /** Names the program in archives. */
@@ -82,7 +83,12 @@ export async function browse(
     // An archive is as the page came.
     scripts: options.scripts ?? warc !== undefined,
     // As soon as it is whole; padding follows.
-    onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
+    onComplete: (html) => {
+      const delivery = deliverEarly(cli, html, output, options);
+      // Awaited below, when the answer has ended: until then a failure waits.
+      delivery.catch(() => undefined);
+      deliveries.push(delivery);
+    },
   });
   if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
   const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
@@ -103,6 +109,7 @@ export async function browse(
 
 export interface FetchOptions extends ReachOptions {
   readonly scripts?: boolean | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
   readonly onComplete?: ((html: Uint8Array) => void) | undefined;
 }
 
@@ -113,11 +120,12 @@ export async function fetchPage(
   shape: Shape,
   options: FetchOptions,
 ): Promise<{ page: Visited | undefined; outcome: Outcome | undefined }> {
-  const loaded = await loadBrowser({ urls: [url] });
+  const loaded = await loadBrowser({ urls: [url], engine: options.engine });
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
   using progress = new Progress(cli.io, `Connecting to ${boxLabel(reach)}`);
-  const settings = { ...BROWSE_DEFAULTS, shape, scripts: options.scripts ?? false };
+  const { engine = BROWSE_DEFAULTS.engine, scripts = BROWSE_DEFAULTS.scripts } = options;
+  const settings = { ...BROWSE_DEFAULTS, shape, engine, scripts };
   const session = new BrowseSession({ client, package: loaded.package, settings });
   let last: VisitProgress | undefined;
   try {
@@ -130,8 +138,8 @@ export async function fetchPage(
           last = now;
           showProgress(progress, now);
         },
-        onShowable: (html, stage) => {
-          if (stage === "complete") options.onComplete?.(html);
+        onShowable: (html, stage, isPage) => {
+          if (stage === "complete" && isPage) options.onComplete?.(html);
         },
       },
     );
@@ -231,15 +239,15 @@ export function report(cli: Cli, page: Visited, file: string | undefined): void 
   });
   if (io.json) return;
   const sizes = `${formatBytes(contentBytes)} received${paddingBytes > 0 ? `, ${formatBytes(paddingBytes)} padding` : ""}`;
-  if (url === undefined) io.note(`${io.red("No page.")} ${sizes}`);
-  else io.note(`${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
-  if (!verified) io.note(io.red("Incomplete: this is what came."));
-  else if (url !== undefined) io.note(io.green("The digest is whole and its hash is right."));
+  io.note(url === undefined ? sizes : `${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
   if (!isShaped) {
     io.note(
       io.red("The answer has none of the sizes that were asked for: the box let more show than it should."),
     );
   }
+  if (!verified) io.note(io.red("Incomplete: this is what came."));
+  if (url === undefined) io.note(io.red("There was no page; nothing was written."));
+  else if (verified) io.note(io.green("The digest is whole and its hash is right."));
   for (const failure of failures.slice(0, FAILURES_SHOWN)) {
     const why = failure.detail === "" ? "" : `: ${printable(failure.detail)}`;
     io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}${why}`);

@@ -1,8 +1,7 @@
 // `bento browse --serve`: the local page (local-page-server.ts) over one browser session at a box, until Ctrl-C.
 
 import { systemCode } from "../../base/errors.ts";
-import type { Shape } from "../../wire/browse.ts";
-import { BROWSE_DEFAULTS } from "../../wire/browse.ts";
+import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/browse.ts";
 import { BrowseSession } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
@@ -16,6 +15,7 @@ export interface ServeOptions extends ReachOptions {
   readonly port?: number | undefined;
   readonly open?: boolean | undefined;
   readonly scripts?: boolean | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
 }
 
 /** One session holds cookies for so long, and its pages together take so much at the box. */
@@ -30,10 +30,11 @@ export async function servePages(
   options: ServeOptions,
 ): Promise<ExitCode> {
   const { io, signal } = cli;
-  const loaded = await loadBrowser({ ...SESSION, urls: url ? [url] : [] });
+  const loaded = await loadBrowser({ ...SESSION, urls: url ? [url] : [], engine: options.engine });
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
-  const settings = { ...BROWSE_DEFAULTS, shape, scripts: options.scripts ?? false };
+  const { engine = BROWSE_DEFAULTS.engine, scripts = BROWSE_DEFAULTS.scripts } = options;
+  const settings = { ...BROWSE_DEFAULTS, shape, engine, scripts };
   const session = new BrowseSession({ client, package: loaded.package, settings });
   try {
     await using page = await startPage(session, boxLabel(reach), options.port ?? 0);

@@ -221,9 +221,10 @@ test("what a closed stream has not read no longer counts, whoever closed it firs
   circuit.onStream(1, (incoming) => {
     const stream = incoming.accept();
     // One in two is ended by the other side, and closed after that.
-    void stream.ended.then(() => {
+    void (async () => {
+      await stream.ended;
       stream.close();
-    });
+    })();
     if (incoming.port === 80)
       setImmediate(() => {
         stream.close();

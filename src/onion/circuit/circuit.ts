@@ -11,29 +11,25 @@ import { CIRCUIT_INPUT_BYTES_MAX, HOPS_MAX, STREAMS_PER_CIRCUIT_MAX } from "../l
 import { CELL, type Cell, fixedCell } from "../link/cell.ts";
 import type { CellSink, CircuitSlot, Link } from "../link/link.ts";
 import { createFast } from "./create-fast.ts";
-import type { CircuitKeys, ClientHandshake, HandshakeResult, HopKeys } from "./hop-keys.ts";
+import type { ClientHandshake, HandshakeResult, HopKeys } from "./hop-keys.ts";
+import { HopStack, type OpenedCell } from "./hop-stack.ts";
 import { encodeLinkSpecifiers, type RelayAddress } from "./link-specifier.ts";
 import { ntorHandshake } from "./ntor.ts";
 import { ntorV3Handshake } from "./ntor-v3.ts";
-import { type RelayLayer, relayLayers } from "./relay-layer.ts";
 import {
-  checkXoff,
   DESTROY_REASON,
   decodeBegin,
-  decodeRelay,
   decodeSendme,
-  decodeXon,
   destroyReasonName,
   END_REASON,
   encodeBegin,
-  encodeRelay,
   encodeSendme,
   RELAY,
   type RelayMessage,
 } from "./relay-message.ts";
 import { type StreamHost, TorStream } from "./stream.ts";
 import type { VegasParameters } from "./vegas.ts";
-import { type MicrosecondClock, ReceiveWindow, SendWindow } from "./windows.ts";
+import type { MicrosecondClock } from "./windows.ts";
 
 /** A relay that circuits can go through. */
 export interface CircuitRelay extends RelayAddress {
@@ -61,17 +57,6 @@ export interface IncomingStream {
   refuse(reason: number): void;
 }
 
-interface Hop {
-  readonly out: RelayLayer;
-  readonly in: RelayLayer;
-  readonly sendWindow: SendWindow;
-  readonly receiveWindow: ReceiveWindow;
-  /** Congestion control was agreed with this hop. */
-  readonly usesXon: boolean;
-  /** KH; undefined for onion-service hops. */
-  readonly nonce: Uint8Array | undefined;
-}
-
 /** How long a hop may take to answer; C tor's own limit for building a circuit is 60 s. */
 export const REPLY_MS = 60_000;
 /** A circuit that answers within this time is short enough for `#nudge` to help. */
@@ -92,7 +77,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   readonly clock: Clock;
   readonly #nowUs: MicrosecondClock;
   readonly #slot: CircuitSlot;
-  readonly #hops: Hop[] = [];
+  readonly #hops: HopStack;
   readonly #closed = Promise.withResolvers<BentoError>();
   #ended: BentoError | undefined;
   #created: PromiseWithResolvers<Cell> | undefined;
@@ -110,6 +95,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   private constructor(link: Link, { clock = systemClock, nowUs = systemUs }: CircuitOptions) {
     this.clock = clock;
     this.#nowUs = nowUs;
+    this.#hops = new HopStack(nowUs);
     this.#slot = link.attach(this);
   }
 
@@ -150,7 +136,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
       circuit.#slot.send(fixedCell(circuit.#slot.id, command, body));
       const reply = await circuit.#inTime(circuit.#created, options.signal);
       const { keys } = circuit.#orDestroy(() => finish(reply));
-      circuit.#addHop(keys, "builder", undefined);
+      circuit.#hops.add(keys, "builder", undefined);
       return circuit;
     } catch (error) {
       circuit.destroy();
@@ -164,7 +150,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
 
   /** KH of the last relay: what ESTABLISH_INTRO is tied to (rend-spec-v3 3.1.1). */
   get lastNonce(): Uint8Array {
-    const nonce = this.#hops.at(-1)?.nonce;
+    const nonce = this.#hops.at(this.#hops.length - 1)?.nonce;
     assert(nonce, "the last hop is a relay");
     return nonce;
   }
@@ -212,7 +198,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
       });
       const agreed =
         congestion && sendmeIncrement !== undefined ? { ...congestion, sendmeIncrement } : undefined;
-      this.#addHop(keys, "builder", agreed);
+      this.#hops.add(keys, "builder", agreed);
     } catch (error) {
       this.destroy();
       throw error;
@@ -224,7 +210,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
    * round. `congestion` when both sides agreed to it (proposal 324 9).
    */
   addOnionHop(keys: HopKeys, role: "client" | "service", congestion: VegasParameters | undefined): void {
-    this.#addHop(keys, role === "client" ? "builder" : "service", congestion);
+    this.#hops.add(keys, role === "client" ? "builder" : "service", congestion);
   }
 
   /** Sends a message to `hop` and resolves with the body of its answer. One at a time for each kind of answer. */
@@ -354,22 +340,6 @@ export class Circuit implements CellSink, StreamHost, Disposable {
 
   // Everything below is ours alone.
 
-  #addHop(
-    keys: HopKeys | CircuitKeys,
-    role: "builder" | "service",
-    congestion: VegasParameters | undefined,
-  ): void {
-    const { forward, backward } = relayLayers(keys);
-    this.#hops.push({
-      out: role === "builder" ? forward : backward,
-      in: role === "builder" ? backward : forward,
-      sendWindow: new SendWindow(congestion && { parameters: congestion, nowUs: this.#nowUs }),
-      receiveWindow: new ReceiveWindow(congestion?.sendmeIncrement),
-      usesXon: congestion !== undefined,
-      nonce: "nonce" in keys ? keys.nonce : undefined,
-    });
-  }
-
   #begin(hop: number, command: number, data: Uint8Array): TorStream {
     if (this.#ended) throw this.#ended;
     if (this.#streams.size >= STREAMS_PER_CIRCUIT_MAX)
@@ -383,7 +353,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   }
 
   #addStream(hop: number, id: number): TorStream {
-    const stream = new TorStream(this, { id, hop, usesXon: this.#hops[hop]?.usesXon ?? false });
+    const stream = new TorStream(this, { id, hop, usesXon: this.#hops.at(hop)?.usesXon ?? false });
     this.#streams.set(streamKey(hop, id), stream);
     return stream;
   }
@@ -395,14 +365,10 @@ export class Circuit implements CellSink, StreamHost, Disposable {
     return this.#lastStreamId;
   }
 
-  /** Seals for `hop`, encrypts layer by layer, queues. Returns the digest. */
+  /** Seals and queues. Returns the digest. */
   #send(hop: number, message: RelayMessage): Uint8Array {
     if (this.#ended) throw this.#ended;
-    const target = this.#hops[hop];
-    assert(target, "the circuit has this hop");
-    let body = encodeRelay(message);
-    const digest = target.out.seal(body);
-    for (let at = hop; at >= 0; at--) body = this.#hops[at]?.out.crypt(body) ?? body;
+    const { body, digest } = this.#hops.seal(hop, message);
     const isExtend = message.command === RELAY.extend2;
     this.#slot.send(fixedCell(this.#slot.id, isExtend ? CELL.relayEarly : CELL.relay, body));
     return digest;
@@ -414,7 +380,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
     for (let progress = true; progress; ) {
       progress = false;
       for (const stream of this.#sending) {
-        const hop = this.#hops[stream.hop];
+        const hop = this.#hops.at(stream.hop);
         if (!hop || !stream.isReady) {
           this.#sending.delete(stream);
           continue;
@@ -433,7 +399,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   #takeCell(cell: Cell): void {
     switch (cell.command) {
       case CELL.relay:
-        this.#handleRelay(cell.body);
+        this.#handleMessage(this.#hops.open(cell.body));
         return;
       case CELL.destroy:
         this.#close(closedBy("the first hop", cell.body[0]), false);
@@ -452,20 +418,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
     }
   }
 
-  #handleRelay(encrypted: Uint8Array): void {
-    let body = encrypted;
-    for (const [index, hop] of this.#hops.entries()) {
-      body = hop.in.crypt(body);
-      const digest = hop.in.recognize(body);
-      if (digest) {
-        this.#handleMessage(index, hop, decodeRelay(body), digest);
-        return;
-      }
-    }
-    throw unexpected("a relay cell that no hop has sealed");
-  }
-
-  #handleMessage(index: number, hop: Hop, message: RelayMessage, digest: Uint8Array): void {
+  #handleMessage({ index, hop, message, digest }: OpenedCell): void {
     const { command, streamId, data } = message;
     // tor-spec 6.1: what is not understood is dropped, "its contents still count with respect to [...] windows".
     if (command === RELAY.data && hop.receiveWindow.received())
@@ -510,32 +463,12 @@ export class Circuit implements CellSink, StreamHost, Disposable {
     }
     // Cells of a stream that we have just ended.
     if (!stream) return;
-    switch (command) {
-      case RELAY.data:
-        this.#inputBytes += data.length;
-        if (this.#inputBytes > CIRCUIT_INPUT_BYTES_MAX) throw unexpected("more data than anybody reads");
-        stream.handleData(data);
-        return;
-      case RELAY.connected:
-        stream.handleConnected();
-        this.#nudge(index);
-        return;
-      case RELAY.end:
-        stream.handleEnd(data);
-        return;
-      case RELAY.sendme:
-        stream.handleSendme();
-        return;
-      case RELAY.xon:
-        stream.handleXon(decodeXon(data));
-        return;
-      case RELAY.xoff:
-        checkXoff(data);
-        stream.handleXoff();
-        return;
-      default:
-        return;
+    if (command === RELAY.data) {
+      this.#inputBytes += data.length;
+      if (this.#inputBytes > CIRCUIT_INPUT_BYTES_MAX) throw unexpected("more data than anybody reads");
     }
+    stream.handle(command, data);
+    if (command === RELAY.connected) this.#nudge(index);
   }
 
   /**

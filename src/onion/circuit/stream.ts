@@ -8,6 +8,8 @@ import type { Clock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { u8 } from "../fields.ts";
 import {
+  checkXoff,
+  decodeXon,
   END_REASON,
   encodeXoff,
   encodeXon,
@@ -166,17 +168,48 @@ export class TorStream implements Disposable {
     return data;
   }
 
-  handleConnected(): void {
-    if (this.#isConnected) throw violation("CONNECTED twice");
-    this.markConnected();
+  /** A message of this stream from the other end. Throws ProtocolError: the circuit must be closed. */
+  handle(command: number, data: Uint8Array): void {
+    switch (command) {
+      case RELAY.data:
+        this.#handleData(data);
+        return;
+      case RELAY.connected:
+        if (this.#isConnected) throw violation("CONNECTED twice");
+        this.markConnected();
+        return;
+      case RELAY.end:
+        this.#handleEnd(data);
+        return;
+      case RELAY.sendme:
+        this.#handleSendme();
+        return;
+      case RELAY.xon:
+        this.#handleXon(decodeXon(data));
+        return;
+      case RELAY.xoff:
+        checkXoff(data);
+        if (!this.#usesXon) throw violation("XOFF without congestion control");
+        this.#isHeld = true;
+        return;
+      default:
+        // tor-spec 6.1: what is not understood is dropped.
+        return;
+    }
   }
 
+  /** We answered CONNECTED ourselves. */
   markConnected(): void {
     this.#isConnected = true;
     this.#connected.resolve();
   }
 
-  handleData(data: Uint8Array): void {
+  /** Ends it from our side or the circuit's, without telling the other end. */
+  fail(error: BentoError): void {
+    this.#finish(error);
+  }
+
+  #handleData(data: Uint8Array): void {
     if (!this.#usesXon && --this.#receiveRoom < 0) throw violation("more DATA than the window allows");
     if (this.#end || data.length === 0) return;
     this.#chunks.push(data);
@@ -189,7 +222,7 @@ export class TorStream implements Disposable {
     this.#notify();
   }
 
-  handleEnd(data: Uint8Array): void {
+  #handleEnd(data: Uint8Array): void {
     const reason = data[0] ?? END_REASON.misc;
     // tor-spec 6.3: DONE is how an anonymised connection closes normally.
     this.#finish(
@@ -199,7 +232,7 @@ export class TorStream implements Disposable {
     );
   }
 
-  handleSendme(): void {
+  #handleSendme(): void {
     if (this.#usesXon) throw violation("a stream SENDME under congestion control");
     if (this.#sendRoom + STREAM_INCREMENT > STREAM_WINDOW)
       throw violation("a stream SENDME that was not due");
@@ -207,13 +240,8 @@ export class TorStream implements Disposable {
     this.#host.pump(this);
   }
 
-  handleXoff(): void {
-    if (!this.#usesXon) throw violation("XOFF without congestion control");
-    this.#isHeld = true;
-  }
-
   /** @param kilobytesPerS 0: no limit. */
-  handleXon(kilobytesPerS: number): void {
+  #handleXon(kilobytesPerS: number): void {
     if (!this.#usesXon) throw violation("XON without congestion control");
     this.#isHeld = false;
     this.#rate =
@@ -225,11 +253,6 @@ export class TorStream implements Disposable {
             atMs: this.#host.clock.now(),
           };
     this.#host.pump(this);
-  }
-
-  /** Ends it from our side or the circuit's, without telling the other end. */
-  fail(error: BentoError): void {
-    this.#finish(error);
   }
 
   #finish(end: BentoError | "done"): void {
