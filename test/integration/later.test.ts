@@ -122,7 +122,8 @@ test("later: how it ended comes with what it said; too much ends it; the keeper 
 
   await writeFile(path.join(home, "input"), "handed over");
   await left("echoes", "for await (const m of session) await session.send(m);", ...same, "-i", "input");
-  for (let isThere = false; !isThere; ) isThere = (await rawAnswer("echoes")) !== undefined;
+  const deadline = AbortSignal.timeout(COLLECT_MS);
+  while ((await rawAnswer("echoes")) === undefined) deadline.throwIfAborted();
   const { sealed, opened } = (await rawAnswer("echoes")) ?? assert.fail();
   assert.ok(opened.includes("handed over"), "the key opens it");
   assert.ok(!sealed.includes("handed over"), "the box that keeps it has no text");
@@ -183,6 +184,13 @@ test("later: what cannot be started leaves nothing; a box that dies is named", a
   const early = await bento("get", "waits");
   assert.equal(early.code, 9, early.err);
   assert.match(early.err, /Not there yet: waits runs at box0/);
+
+  await left("unwanted", "await new Promise(() => setTimeout(() => {}, 1e6));", "--box", "box0");
+  const unwanted = (await context()).laters["unwanted"]?.runner;
+  await writeFile(path.join(home, "unwanted"), unwanted?.shutdownToken ?? "");
+  assert.equal((await bento("ls", "@unwanted", "--box", "box0", "--direct")).code, 0);
+  assert.equal((await bento("shutdown", "unwanted")).code, 0);
+  assert.equal((await bento("ls", "@unwanted", "--box", "box0", "--direct")).code, 7, "ended at both boxes");
 
   await left("stopped", "await new Promise(() => setTimeout(() => {}, 1e6));", "--box", "box0");
   const runner = (await context()).laters["stopped"]?.runner;

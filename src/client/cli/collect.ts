@@ -115,11 +115,13 @@ export async function whyMissing(
   if (kept?.isSealed) return "came";
   const forS = formatSeconds((Date.now() - entry.startedAt) / 1000);
   if (state.kind === "running") {
-    const advice =
-      "Try again later: `bento get` and `bento browse --collect` go on asking nothing meanwhile.";
-    return new BentoError("dropbox-empty", `Not there yet: ${entry.of} runs at ${state.box} since ${forS}`, {
-      advice,
-    });
+    return new BentoError(
+      "dropbox-empty",
+      `Not there yet: ${entry.of} runs at ${state.box}, started ${forS} ago`,
+      {
+        advice: "Try again later.",
+      },
+    );
   }
   return new BentoError("answer-lost", `Cannot collect: no answer will come: ${state.reason}`, {
     advice: `Start it again; \`bento shutdown ${later.name}\` frees what is left of it.`,
