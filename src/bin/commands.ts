@@ -11,6 +11,7 @@ const TOKEN_HELP = "saved name, @file, - (stdin), or the token itself";
 const FN_HELP = "folder, file, package file, or name of a bundled function";
 const CALL_HELP = "Python: call this, e.g. 'hello()'";
 const ARGS_JSON_HELP = `arguments as JSON, e.g. '["a", 1]'`;
+const LATER_HELP = "start and let go: a second box keeps the sealed answer until it is collected";
 const BOX_HELP = "host:port, ….onion[:port], or a name from `net status`";
 
 export function buildProgram(version: string, act: Act): Command {
@@ -136,6 +137,14 @@ function addFunctions(program: Command, act: Act): void {
     .option("--cover <rate>", "inside cells at this constant rate both ways, e.g. 64KiB/s")
     .option("--cover-unit <duration>", "the cover lasts a multiple of this", "30s")
     .option("--dry-run", "show what would be sent, send nothing")
+    .option("--later", LATER_HELP)
+    .option(
+      "--dropbox-box <box>",
+      "with --later: the box that keeps the answer; another one than --box by default",
+    )
+    .option("--as <name>", "with --later: the name that collects the answer")
+    .option("--expires <duration>", "with --later: how long the answer waits, e.g. 12h")
+    .option("--max <size>", "with --later: room for the output (default: 16MiB)")
     .action((fn: string, args: string[], options) =>
       act(async (cli) => (await import("../client/cli/run.ts")).run(cli, fn, args, options)),
     );
@@ -357,6 +366,15 @@ function addTools(program: Command, act: Act): void {
       "with --explain or --fit: sizes of pages, one a line, in place of the web's",
     )
     .option("--fit <k>", "use the k sizes that fit the population best")
+    .option("--later", LATER_HELP)
+    .option(
+      "--dropbox-box <box>",
+      "with --later: the box that keeps the page; another one than --box by default",
+    )
+    .option("--as <name>", "with --later: the name that collects the page")
+    .option("--expires <duration>", "with --later: how long the page waits, e.g. 12h")
+    .option("--max <size>", "with --later and shape none: room for the page (default: 16MiB)")
+    .option("--collect <name>", "the page that was fetched meanwhile: its name or link")
     .action((url: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/browse.ts")).browse(cli, url, options)),
     );
@@ -364,6 +382,11 @@ function addTools(program: Command, act: Act): void {
     .description("cells at a constant rate to a box and back, with nothing in them")
     .option("--rate <rate>", "bytes per second each way", "64KiB/s")
     .option("--for <duration>", "how long", "5m")
+    .option("--circuits <n>", "the box sends them through so many circuits of its own instead", count(1, 64))
+    .option(
+      "--sink <address>",
+      "with --circuits: host:port behind exits, in place of an onion service at the box",
+    )
     .action((options) => act(async (cli) => (await import("../client/cli/cover.ts")).cover(cli, options)));
   reach(program.command("monitor"))
     .description("load, memory, disk, network and instances of a box, as far as its policy reveals them")

@@ -77,6 +77,23 @@ const dropboxEntry = z.object({
 });
 export type DropboxEntry = z.infer<typeof dropboxEntry>;
 
+/** An answer that waits in a Dropbox (spec/later), beside the function that is this Dropbox. */
+const laterEntry = z.object({
+  /** The Dropbox's owner's secret: it tells whether the answer is there. */
+  writer: z.string(),
+  /** Opens the answer, base64url. */
+  key: z.string(),
+  /** Name of the function that was left to be run. */
+  of: z.string(),
+  gets: z.number(),
+  startedAt: z.number(),
+  /** Of a page: its address, and the sizes that its answer may have, none when it is as it comes. */
+  page: z.object({ url: z.string(), sizes: z.array(z.number()) }).optional(),
+  /** The box that runs it, and what ends it there. */
+  runner: z.object({ ...reach, shutdownToken: z.string() }).optional(),
+});
+export type LaterEntry = z.infer<typeof laterEntry>;
+
 const contextSchema = z.object({
   version: z.literal(1),
   network: z.object({ dir: z.string(), socks: z.string() }).optional(),
@@ -85,6 +102,7 @@ const contextSchema = z.object({
   instances: z.record(name, instanceEntry).default({}),
   /** By the name of the function. */
   dropboxes: z.record(name, dropboxEntry).default({}),
+  laters: z.record(name, laterEntry).default({}),
 });
 export type ContextData = z.infer<typeof contextSchema>;
 
@@ -184,6 +202,9 @@ export class Context {
     }
     for (const key of Object.keys(data.dropboxes)) {
       if (!Object.hasOwn(data.functions, key)) delete data.dropboxes[key];
+    }
+    for (const key of Object.keys(data.laters)) {
+      if (!Object.hasOwn(data.functions, key)) delete data.laters[key];
     }
     const byAge = Object.entries(data.instances).sort(([, a], [, b]) => a.startedAt - b.startedAt);
     for (const [key] of byAge.slice(0, Math.max(0, byAge.length - INSTANCES_MAX))) delete data.instances[key];

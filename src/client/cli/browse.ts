@@ -11,21 +11,25 @@ import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/bro
 import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
+import type { Page } from "../digest/receive-page.ts";
 import { warcOf } from "../digest/warc.ts";
 import { reportOutcome } from "./attached.ts";
 import { explain, readPopulation, type ShapeOptions, shapeOf, webPopulation } from "./browse-shape.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
+import type { LaterOptions } from "./later.ts";
 import { openAddress } from "./open-address.ts";
 import { OutputFile } from "./output-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
-export interface BrowseOptions extends ReachOptions, ShapeOptions {
+export interface BrowseOptions extends LaterOptions, ShapeOptions {
   readonly explain?: boolean | undefined;
   readonly scripts?: boolean | undefined;
   readonly output?: string | undefined;
   readonly open?: boolean | undefined;
+  /** A page that was fetched meanwhile: its name, or a link. */
+  readonly collect?: string | undefined;
   /** A web archive of the page. */
   readonly warc?: string | undefined;
   /** Serve a local page to browse with. */
@@ -44,6 +48,14 @@ export async function browse(
   address: string | undefined,
   options: BrowseOptions,
 ): Promise<ExitCode> {
+  if (options.collect !== undefined) {
+    if (address !== undefined || options.later)
+      throw usage(
+        "Cannot browse: --collect is for a page that was left earlier",
+        "Leave out URL and --later.",
+      );
+    return (await import("./collect.ts")).collectPage(cli, options.collect, options);
+  }
   const population =
     options.population === undefined ? webPopulation() : await readPopulation(cli, options.population);
   const shape = shapeOf(options, population);
@@ -58,6 +70,11 @@ export async function browse(
     return EXIT.ok;
   }
   const url = parseUrl(address);
+  if (options.later) {
+    if (options.output !== undefined || options.open)
+      throw usage("Cannot write a page that is fetched later", "Give -o or --open to --collect.");
+    return (await import("./later.ts")).browseLater(cli, url, shape, options);
+  }
   await using warc = options.warc === undefined ? undefined : await OutputFile.open(options.warc);
   await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const deliveries: Promise<string | undefined>[] = [];
@@ -169,7 +186,7 @@ async function deliverEarly(
   cli: Cli,
   html: Uint8Array,
   output: OutputFile | undefined,
-  options: BrowseOptions,
+  options: Pick<BrowseOptions, "output" | "open">,
 ): Promise<string | undefined> {
   if (output) {
     await output.write(html);
@@ -191,7 +208,20 @@ async function deliverRest(
   return undefined;
 }
 
-function report(cli: Cli, page: Visited, file: string | undefined): void {
+/** A page that is all there. */
+export async function deliverPage(
+  cli: Cli,
+  page: Page,
+  output: OutputFile | undefined,
+  options: Pick<BrowseOptions, "output" | "open">,
+): Promise<string | undefined> {
+  if (page.url === undefined) return undefined;
+  if (output || options.open) return deliverEarly(cli, page.html, output, options);
+  if (!cli.io.json) await cli.io.write(page.html);
+  return undefined;
+}
+
+export function report(cli: Cli, page: Visited, file: string | undefined): void {
   const { io } = cli;
   const { url, status, resources, failures, verified, contentBytes, paddingBytes, isShaped } = page;
   io.event({

@@ -64,10 +64,17 @@ export interface IdleCoverOptions extends ReachOptions {
   readonly rate: string;
   /** How long, e.g. "10m". */
   readonly for: string;
+  /** Circuits of the box's own, in place of the client's link. */
+  readonly circuits?: number | undefined;
+  readonly sink?: string | undefined;
 }
 
 /** `bento cover`: cells of which none has anything in it. */
 export async function cover(cli: Cli, options: IdleCoverOptions): Promise<ExitCode> {
+  const { circuits, sink } = options;
+  if (circuits !== undefined) return (await import("./poster.ts")).poster(cli, { ...options, circuits });
+  if (sink !== undefined)
+    throw usage("Cannot use --sink alone: it is where the box's own circuits lead", "Add --circuits.");
   const { rate, unitMs } = coverOf(options.rate, options.for);
   const loaded = await loadPackage("cover");
   const reach = await chooseBox(cli, options, manifestOf(loaded));

@@ -8,12 +8,16 @@ import { openFile, SEGMENT_BYTES, SEGMENT_CAPACITY } from "../../wire/sealed-fil
 import { type InvocationToken, parseInvocationToken } from "../../wire/token.ts";
 import { formatAddress } from "../address.ts";
 import { BoxClient, newIsolation } from "../client.ts";
+import type { LaterEntry } from "../context.ts";
 import { Download } from "../dropbox/get.ts";
 import { isDropboxLink, parseLink } from "../dropbox/link.ts";
 import { tokenName } from "../dropbox/put.ts";
+import { Answer } from "../later/answer.ts";
+import { reportOutcome } from "./attached.ts";
 import { boxLabel, type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } from "./cli.ts";
 import { readSecret } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
+import { forgetLater } from "./later.ts";
 import { PartFile } from "./part-file.ts";
 import { Progress } from "./progress.ts";
 
@@ -21,15 +25,31 @@ export interface GetCommandOptions extends ReachOptions {
   readonly output?: string | undefined;
 }
 
-interface Source {
+export interface Source {
   readonly reach: Reach;
   readonly isolation: string;
   readonly token: InvocationToken;
   readonly key: Uint8Array | undefined;
+  /** What lies there says at its end how the function ended that it comes from (spec/later). */
+  readonly isAnswer: boolean;
+  /** Such an answer that is saved here. */
+  readonly later?: { readonly name: string; readonly entry: LaterEntry } | undefined;
 }
 
 export async function get(cli: Cli, given: string, options: GetCommandOptions): Promise<ExitCode> {
   const source = await findSource(cli, given, options);
+  for (;;) {
+    try {
+      return await fetchFrom(cli, source, options);
+    } catch (error) {
+      // An answer that is not there: whether it will come, the box that makes it may know.
+      const missing = await (await import("./collect.ts")).whyMissing(cli, source, error);
+      if (missing !== "came") throw missing;
+    }
+  }
+}
+
+async function fetchFrom(cli: Cli, source: Source, options: GetCommandOptions): Promise<ExitCode> {
   using client = new BoxClient({
     address: source.reach.address,
     dial: source.reach.dial,
@@ -58,7 +78,9 @@ export async function get(cli: Cli, given: string, options: GetCommandOptions): 
       yield piece;
     }
   };
-  const bytes = source.key ? openFile(content(), source.key, { first: startSegment }) : content();
+  const opened = source.key ? openFile(content(), source.key, { first: startSegment }) : content();
+  const answer = source.isAnswer ? new Answer() : undefined;
+  const bytes = answer ? answer.output(opened) : opened;
   let written = target?.bytes ?? 0;
   try {
     for await (const piece of bytes) {
@@ -79,7 +101,8 @@ export async function get(cli: Cli, given: string, options: GetCommandOptions): 
   progress[Symbol.dispose]();
   cli.io.event({ event: "got", bytes: written, file: options.output, verified: source.key !== undefined });
   if (!cli.io.json) report(cli, written, source.key !== undefined, options.output);
-  return EXIT.ok;
+  if (source.later && source.later.entry.gets === 1) await forgetLater(cli, source.later.name);
+  return answer?.outcome ? reportOutcome(cli, answer.outcome) : EXIT.ok;
 }
 
 function report(cli: Cli, bytes: number, isVerified: boolean, file: string | undefined): void {
@@ -94,7 +117,7 @@ function isDamage(error: unknown): boolean {
   return error instanceof BentoError && error.code === "integrity";
 }
 
-async function findSource(cli: Cli, given: string, options: ReachOptions): Promise<Source> {
+export async function findSource(cli: Cli, given: string, options: ReachOptions): Promise<Source> {
   const data = await cli.context.read();
   const saved = Object.hasOwn(data.functions, given) ? data.functions[given] : undefined;
   if (saved) {
@@ -103,12 +126,15 @@ async function findSource(cli: Cli, given: string, options: ReachOptions): Promi
       direct,
       socks: options.socks ?? saved.socks,
     });
-    const entry = Object.hasOwn(data.dropboxes, given) ? data.dropboxes[given] : undefined;
+    const later = Object.hasOwn(data.laters, given) ? data.laters[given] : undefined;
+    const entry = later ?? (Object.hasOwn(data.dropboxes, given) ? data.dropboxes[given] : undefined);
     return {
       reach,
       isolation: saved.isolation,
       token: parseInvocationToken(saved.invocationToken),
       key: entry?.key === undefined ? undefined : Buffer.from(entry.key, "base64url"),
+      isAnswer: later !== undefined,
+      later: later && { name: given, entry: later },
     };
   }
   const text = await readSecret(cli, given);
@@ -116,12 +142,12 @@ async function findSource(cli: Cli, given: string, options: ReachOptions): Promi
   if (isDropboxLink(text)) {
     const link = parseLink(text);
     const reach = await reachBox(cli, options.box ?? formatAddress(link.box), options);
-    return { reach, isolation, token: link.token, key: link.key };
+    return { reach, isolation, token: link.token, key: link.key, isAnswer: link.isAnswer ?? false };
   }
   const at = text.indexOf("@");
   const token = tokenOf(at < 0 ? text : text.slice(0, at));
   const reach = at < 0 ? await chooseBox(cli, options) : await reachBox(cli, text.slice(at + 1), options);
-  return { reach, isolation, token, key: undefined };
+  return { reach, isolation, token, key: undefined, isAnswer: false };
 }
 
 function tokenOf(text: string): InvocationToken {

@@ -19,6 +19,7 @@ export async function shutdown(cli: Cli, given: string, options: ReachOptions): 
 /** Ends a function and forgets its saved name: how many instances were ended. */
 export async function shutdownFunction(cli: Cli, given: string, options: ReachOptions): Promise<number> {
   const found = await findOwned(cli, given, options);
+  if (found.name !== undefined) await (await import("./collect.ts")).endRunner(cli, found.name);
   using client = clientOf(found);
   using _progress = new Progress(cli.io, `Shutting down on ${boxLabel(found.reach)}`);
   const ended = await client.shutdown(found.value, { signal: cli.signal });
@@ -53,6 +54,7 @@ async function listSaved(cli: Cli): Promise<ExitCode> {
     name,
     box: entry.box,
     expiresAt: entry.expiresAt,
+    ...(Object.hasOwn(data.laters, name) ? { answerOf: data.laters[name]?.of } : {}),
   }));
   const instances = Object.entries(data.instances).map(([name, entry]) => ({
     name,
@@ -63,8 +65,8 @@ async function listSaved(cli: Cli): Promise<ExitCode> {
     if (functions.length + instances.length === 0) return "";
     return table([
       ["KIND", "NAME", "BOX", ""],
-      ...functions.map(({ name, box, expiresAt }) => [
-        "function",
+      ...functions.map(({ name, box, expiresAt, answerOf }) => [
+        answerOf === undefined ? "function" : `answer of ${answerOf}`,
         name,
         box,
         `expires in ${formatSeconds((expiresAt - now) / 1000)}`,

@@ -1,20 +1,22 @@
 // `bento run FN [ARG...]`: install, start and attach in one round trip; output to stdout. What it installed is
 // removed again when the function has ended, unless --keep saves it under a name.
 
+import type { Invocation } from "../../wire/api.ts";
 import { parseInvocationToken, type ShutdownToken } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type Runnable, type Session, type StoredFunction } from "../client.ts";
 import { loadPackage } from "../package-loader.ts";
 import { openInput, rememberInstance, SessionEvents, streamSession } from "./attached.ts";
-import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, type ReachOptions, usage } from "./cli.ts";
+import { boxLabel, type Cli, chooseBox, manifestOf, type Reach, usage } from "./cli.ts";
 import { coverOf, streamCovered } from "./cover.ts";
 import { findFunction } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { type InvocationOptions, invocationOf } from "./invocation.ts";
+import type { LaterOptions } from "./later.ts";
 import { RunLogs } from "./logs.ts";
 import { OutputFile } from "./output-file.ts";
 import { saveFunction, showPackage } from "./store.ts";
 
-export interface RunOptions extends ReachOptions, InvocationOptions {
+export interface RunOptions extends LaterOptions, InvocationOptions {
   readonly output?: string | undefined;
   readonly input?: string | undefined;
   readonly lines?: boolean | undefined;
@@ -42,6 +44,7 @@ export async function run(
     showPackage(cli, await loadPackage(fn, { manifest: options.manifest }), options.box);
     return EXIT.ok;
   }
+  if (options.later) return await leave(cli, fn, invocation, options);
   const cover = options.cover === undefined ? undefined : coverOf(options.cover, options.coverUnit);
   if (cover && (options.keep || options.logs))
     throw usage("Cannot cover: a covered function ends with its cover", "Leave out --keep and --logs.");
@@ -93,6 +96,25 @@ export async function run(
     onEnded: async () => logs?.finish(),
   };
   return await streamSession(cli, client, session, events, how, { ...entry, name });
+}
+
+async function leave(cli: Cli, fn: string, invocation: Invocation, options: RunOptions): Promise<ExitCode> {
+  const { output, cover, keep, logs, leaveOpen } = options;
+  if (output !== undefined || cover !== undefined || keep || logs || leaveOpen)
+    throw usage(
+      "Cannot leave it to be run later: --output, --cover, --keep, --logs and --leave-open are for sessions",
+      "`bento get NAME -o FILE` fetches the answer.",
+    );
+  if (Object.hasOwn((await cli.context.read()).functions, fn) || isToken(fn))
+    throw usage("Cannot leave it to be run later: a stored function is named, wanted one to send");
+  const loaded = await loadPackage(fn, { manifest: options.manifest });
+  return (await import("./later.ts")).runLater(
+    cli,
+    loaded,
+    invocation,
+    await openInput(cli, options.input),
+    options,
+  );
 }
 
 interface Target {

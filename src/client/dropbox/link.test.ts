@@ -24,6 +24,13 @@ test("dropbox link: one line that says box, token and key, and is read back", ()
   }
 });
 
+test("dropbox link: that it leads to an answer is read back, and nothing else in its place", () => {
+  const link = { box: { host: onion, port: 80 }, token, key: new Uint8Array(32) };
+  assert.equal(parseLink(formatLink({ ...link, isAnswer: true })).isAnswer, true);
+  assert.equal(parseLink(formatLink(link)).isAnswer, undefined);
+  assert.throws(() => parseLink(`${formatLink(link)}&later=2`), { code: "bad-token" });
+});
+
 test("dropbox link: what is not whole, or more, is refused without being repeated", () => {
   const key = randomBytes(32).toString("base64url");
   const attempts = [

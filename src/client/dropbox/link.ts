@@ -13,6 +13,8 @@ export interface DropboxLink {
   readonly token: InvocationToken;
   /** undefined when the content was put as it is. */
   readonly key: Uint8Array | undefined;
+  /** The content is the answer of a function that ran meanwhile (spec/later). */
+  readonly isAnswer?: boolean;
 }
 
 const LINK_START = "bento:dropbox?";
@@ -23,17 +25,19 @@ export function isDropboxLink(text: string): boolean {
 
 export function formatLink(link: DropboxLink): string {
   const key = link.key === undefined ? "" : `&key=${Buffer.from(link.key).toString("base64url")}`;
-  return `${LINK_START}box=${formatAddress(link.box)}&token=${link.token}${key}`;
+  return `${LINK_START}box=${formatAddress(link.box)}&token=${link.token}${key}${link.isAnswer ? "&later=1" : ""}`;
 }
 
 /** Throws BentoError "bad-token"; the text is never repeated in it. */
 export function parseLink(text: string): DropboxLink {
   const fields = new URLSearchParams(text.slice(LINK_START.length));
-  const known = ["box", "token", "key"];
+  const known = ["box", "token", "key", "later"];
   const names = [...fields.keys()];
   const box = tryParseAddress(fields.get("box") ?? "");
   const key = parseKey(fields.get("key"));
+  const later = fields.get("later");
   const isWhole =
+    (later === null || later === "1") &&
     isDropboxLink(text) &&
     names.every((name) => known.includes(name)) &&
     new Set(names).size === names.length;
@@ -42,7 +46,8 @@ export function parseLink(text: string): DropboxLink {
       advice: "Check that the whole line was copied.",
     });
   }
-  return { box, token: parseInvocationToken(fields.get("token") ?? ""), key };
+  const token = parseInvocationToken(fields.get("token") ?? "");
+  return { box, token, key, ...(later === null ? {} : { isAnswer: true }) };
 }
 
 /** null for a malformed one. */

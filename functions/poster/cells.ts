@@ -1,0 +1,86 @@
+// Cells on one stream: a fixed number of them out at a constant rate, and whatever comes back counted and dropped.
+
+import type { TorConnection } from "bento/function";
+import { CellSchedule, cellIntervalMs, type PaceClock, pace } from "../../src/wire/pace.ts";
+import type { PosterRequest } from "../../src/wire/poster.ts";
+
+export const clock: PaceClock = {
+  now: () => performance.now(),
+  async sleep(delayMs, signal) {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, delayMs);
+    const onAbort = () => reject(signal?.reason as Error);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  },
+};
+
+/** Sends `count` cells of noise. What the other end is slow to take makes the rest later, never faster. */
+export async function sendCells(
+  connection: TorConnection,
+  { rate, cellBytes }: PosterRequest,
+  options: { readonly count: number; readonly signal: AbortSignal; readonly onSent: () => void },
+): Promise<void> {
+  const { count, signal, onSent } = options;
+  const writer = connection.writable.getWriter();
+  let left = count;
+  try {
+    await pace({
+      clock,
+      schedule: new CellSchedule(cellIntervalMs(cellBytes, rate), clock.now()),
+      next: () => (left-- > 0 ? crypto.getRandomValues(new Uint8Array(cellBytes)) : undefined),
+      send: async (cell) => {
+        await writer.write(cell);
+        onSent();
+      },
+      signal,
+    });
+  } finally {
+    writer.releaseLock();
+  }
+}
+
+/** Reads to the end, or until `enough`. */
+export async function countBytes(
+  connection: TorConnection,
+  onBytes: (count: number) => void,
+  enough: () => boolean,
+): Promise<void> {
+  // Not iterated: leaving a loop would cancel the stream, and close the connection with it.
+  const reader = connection.readable.getReader();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      onBytes(value.length);
+      if (enough()) return;
+    }
+  } finally {
+    reader.releaseLock();
+  }
+}
+
+/** Whether `done` comes within `durationMs`; false when it fails, too. */
+export async function within(durationMs: number, done: Promise<unknown>): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), durationMs);
+  });
+  try {
+    return await Promise.race([
+      done.then(
+        () => true,
+        () => false,
+      ),
+      late,
+    ]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
