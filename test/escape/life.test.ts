@@ -229,9 +229,10 @@ else:
 for fd in fds: os.close(fd)`;
     const deno = `
 const files = [];
-try { while (files.length < 500) files.push(await Deno.open("/tmp/f", {write: true, create: true})); }
+const name = "/tmp/f-" + crypto.randomUUID();
+try { while (files.length < 500) files.push(await Deno.open(name, {write: true, create: true})); }
 catch (error) { return error.message.includes("Too many open files") || error.code === "EMFILE" ? 24 : String(error); }
-finally { for (const file of files) file.close(); }
+finally { for (const file of files) file.close(); await Deno.remove(name); }
 return 0;`;
     for (const [image, source] of [
       ["python", python],
