@@ -54,7 +54,7 @@ async function countResources(file: string): Promise<number> {
   const text = await readFile(file, "latin1").catch(() => undefined);
   if (text === undefined) return 0;
   const found = new Set<string>();
-  const stack: TreeNode[] = [parse(text) as unknown as TreeNode];
+  const stack: TreeNode[] = [parse(text)];
   for (let node = stack.pop(); node; node = stack.pop()) {
     stack.push(...(node.childNodes ?? []));
     const get = (name: string) => node?.attrs?.find((one) => one.name === name)?.value;
@@ -65,14 +65,24 @@ async function countResources(file: string): Promise<number> {
           ? get("src")
           : undefined;
     if (reference === undefined || /^[a-z]+:|^\/\//i.test(reference)) continue;
-    const target = join(dirname(file), decodeURI(reference.split(/[?#]/)[0] ?? ""));
-    if (
-      await access(target).then(
-        () => true,
-        () => false,
-      )
-    )
-      found.add(target);
+    const target = fileNamed(reference, file);
+    if (target !== undefined && (await exists(target))) found.add(target);
   }
   return found.size;
+}
+
+/** Undefined for what cannot be a name. */
+function fileNamed(reference: string, from: string): string | undefined {
+  try {
+    return join(dirname(from), decodeURI(reference.split(/[?#]/)[0] ?? ""));
+  } catch {
+    return undefined;
+  }
+}
+
+async function exists(file: string): Promise<boolean> {
+  return await access(file).then(
+    () => true,
+    () => false,
+  );
 }

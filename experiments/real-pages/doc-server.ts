@@ -3,7 +3,7 @@
 
 import { once } from "node:events";
 import { readFile, realpath, stat } from "node:fs/promises";
-import { createServer, type Server } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { extname, join, sep } from "node:path";
 import { gzipSync } from "node:zlib";
 
@@ -35,22 +35,8 @@ export class DocServer implements AsyncDisposable {
 
   static async start(address: string): Promise<DocServer> {
     const packed = new Map<string, Buffer>();
-    const server = createServer(async (request, response) => {
-      try {
-        const path = await fileOf(request.url ?? "/");
-        const extension = extname(path);
-        let body: Buffer = await readFile(path);
-        response.setHeader("content-type", TYPES[extension] ?? "application/octet-stream");
-        response.setHeader("cache-control", "max-age=3600");
-        if (COMPRESSED.has(extension) && request.headers["accept-encoding"]?.includes("gzip")) {
-          response.setHeader("content-encoding", "gzip");
-          body = packed.get(path) ?? gzipSync(body);
-          packed.set(path, body);
-        }
-        response.end(body);
-      } catch {
-        response.writeHead(404).end();
-      }
+    const server = createServer((request, response) => {
+      answer(request, response, packed).catch(() => response.writeHead(404).end());
     });
     server.listen(0, address);
     await once(server, "listening");
@@ -64,6 +50,24 @@ export class DocServer implements AsyncDisposable {
     this.#server.closeAllConnections();
     await once(this.#server, "close");
   }
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  packed: Map<string, Buffer>,
+): Promise<void> {
+  const path = await fileOf(request.url ?? "/");
+  const extension = extname(path);
+  let body: Buffer = await readFile(path);
+  response.setHeader("content-type", TYPES[extension] ?? "application/octet-stream");
+  response.setHeader("cache-control", "max-age=3600");
+  if (COMPRESSED.has(extension) && request.headers["accept-encoding"]?.includes("gzip")) {
+    response.setHeader("content-encoding", "gzip");
+    body = packed.get(path) ?? gzipSync(body);
+    packed.set(path, body);
+  }
+  response.end(body);
 }
 
 async function fileOf(target: string): Promise<string> {

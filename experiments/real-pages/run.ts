@@ -1,40 +1,34 @@
 // Browser on real pages with several files each, over a private Tor network with delay on its links: does the page look
-// as it does without scripts, does it ask for anything when opened, and is it there sooner than when a
-// browser fetches it with all its parts through the same Tor network? `experiments/real-pages/run` starts it.
+// as it does without scripts, does it ask for anything when opened, and is it there sooner than when a browser fetches it
+// with all its parts through the same Tor network? `experiments/real-pages/run` starts it; README.md says what came out.
 
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cpus, loadavg, tmpdir } from "node:os";
 import path from "node:path";
+import { messageOf } from "../../src/base/errors.ts";
+import { percentile } from "../../src/bin/bench/benchmark.ts";
+import { launchChromium, withPage } from "../../src/bin/bench/support/chromium.ts";
 import { startNetwork, stopNetwork } from "../../src/bin/local-network.ts";
 import { BoxClient, newIsolation, torDial } from "../../src/client/client.ts";
-import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
-import { loadPackage } from "../../src/client/package-loader.ts";
+import { CountingProxy } from "../../test/support/page-pictures.ts";
 import { type ChosenPage, choosePages } from "./choose-pages.ts";
 import { DocServer } from "./doc-server.ts";
-import { CountingProxy, differingShare, launch, load } from "./screenshots.ts";
+import { type Bench, measurePage, type PageResult, ROUNDS, SHAPED, visit } from "./measure-page.ts";
 
-const LATENCY_MS = 20;
-const PER_PACKAGE = 3;
+const LATENCY_MS = 25;
+const PER_PACKAGE = 2;
 const RESOURCES_MIN = 2;
+/** Circuits to the exit may not be there at once. */
+const WARM_UP_TRIES = 5;
 
-interface Result extends ChosenPage {
-  readonly differingShare: number;
-  readonly requestsWhenOpened: number;
-  /** Until everything of the page is here: milliseconds. */
-  readonly browserMs: number;
-  /** Until Chromium's load event through Tor, scripts off: milliseconds. */
-  readonly plainMs: number;
-  readonly contentBytes: number;
-  readonly failures: number;
-}
+const pages = await choosePages(process.argv.slice(2), {
+  perPackage: PER_PACKAGE,
+  resourcesMin: RESOURCES_MIN,
+});
+const loadBefore = loadavg();
+await report(await measureAll(pages));
 
-const packages = process.argv.slice(2);
-const results = await measure(
-  await choosePages(packages, { perPackage: PER_PACKAGE, resourcesMin: RESOURCES_MIN }),
-);
-await report(results);
-
-async function measure(pages: readonly ChosenPage[]): Promise<Result[]> {
+async function measureAll(chosen: readonly ChosenPage[]): Promise<PageResult[]> {
   const dir = await mkdtemp(path.join(tmpdir(), "bento-real-pages-"));
   await using undo = new AsyncDisposableStack();
   undo.defer(() => rm(dir, { recursive: true, force: true }));
@@ -42,102 +36,103 @@ async function measure(pages: readonly ChosenPage[]): Promise<Result[]> {
   const net = await startNetwork({ dir, boxes: 1, latencyMs: LATENCY_MS, detached: false });
   const [box] = net.boxes;
   if (!box) throw new Error("no box");
-  const server = undo.use(await DocServer.start(net.testnet.plan.webAddress));
-  const counting = undo.use(await CountingProxy.start(server.origin));
-  const quiet = await launch(counting.url);
+  const { origin } = undo.use(await DocServer.start(net.testnet.plan.webAddress));
+  const counting = undo.use(await CountingProxy.start({ host: "127.0.0.1", prefix: `${origin}/` }));
+  const quiet = await launchChromium(counting.url);
   undo.defer(() => quiet.close());
-  const throughTor = await launch(`socks5://${net.socks}`);
+  const throughTor = await launchChromium(`socks5://${net.socks}`);
   undo.defer(() => throughTor.close());
   using client = new BoxClient({
     address: box.address,
     dial: torDial(net.testnet.socksTcp()),
     isolation: newIsolation(),
   });
-  const visit = await visitor(client, server.origin);
-  // Circuits of both ways are there before anything is measured.
-  const [first] = pages;
-  if (first) {
-    await visit(`${server.origin}${first.path}`);
-    await load(throughTor, `${server.origin}${first.path}`);
-  }
-  const results: Result[] = [];
-  for (const [index, page] of pages.entries()) {
-    const url = `${server.origin}${page.path}`;
-    // In turn, and in turn first.
-    const plainFirst = index % 2 === 0 ? await load(throughTor, url) : undefined;
-    const startMs = performance.now();
-    const { received, completeMs } = await visit(url);
-    const plain = plainFirst ?? (await load(throughTor, url));
-    const file = path.join(dir, "page.html");
-    await writeFile(file, received.html);
-    const original = await load(quiet, url);
-    const seen = counting.requests.length;
-    const written = await load(quiet, `file://${file}`);
-    const share = await differingShare(quiet, original.png, written.png);
-    results.push({
-      ...page,
-      differingShare: share,
-      requestsWhenOpened: counting.requests.length - seen,
-      browserMs: completeMs - startMs,
-      plainMs: plain.loadMs,
-      contentBytes: received.contentBytes,
-      failures: received.failures.length,
-    });
-    process.stderr.write(
-      `${index + 1}/${pages.length} ${page.path}: ${(100 * share).toFixed(2)} % differ, ` +
-        `${Math.round(completeMs - startMs)} ms against ${Math.round(plain.loadMs)} ms\n`,
-    );
-    const keep = process.env["BENTO_SCREENSHOTS"];
-    if (keep) {
-      await mkdir(keep, { recursive: true });
-      await writeFile(path.join(keep, `${index}-original.png`), original.png);
-      await writeFile(path.join(keep, `${index}-digest.png`), written.png);
-    }
+  const bench = { client, origin, throughTor, quiet, counting, dir };
+  await warmUp(bench, chosen[0]);
+  const keepDir = process.env["BENTO_SCREENSHOTS"];
+  if (keepDir !== undefined) await mkdir(keepDir, { recursive: true });
+  const results: PageResult[] = [];
+  for (const [index, page] of chosen.entries()) {
+    const keep = keepDir === undefined ? undefined : { dir: keepDir, name: String(index) };
+    const result = await measurePage({ ...bench, keep }, page);
+    results.push(result);
+    process.stderr.write(`${index + 1}/${chosen.length} ${line(result)}\n`);
   }
   return results;
 }
 
-/** Visits with the Browser function, installed once. */
-async function visitor(client: BoxClient, origin: string) {
-  const { package: pack } = await loadPackage("browser");
-  const { port } = new URL(origin);
-  const net = { ...pack.manifest.net, allow: [`*:${port}`] };
-  const { invocationToken } = await client.store({ ...pack, manifest: { ...pack.manifest, net } });
-  return async (url: string): Promise<{ received: Page; completeMs: number }> => {
-    let completeMs = 0;
-    await using session = await client.run(
-      { token: invocationToken },
-      { args: [url, { pad: 0 }] },
-      { endInput: true },
-    );
-    const output = (async function* () {
-      for await (const { bytes } of session.chunks()) yield bytes;
-    })();
-    const received = await receivePage(output, {
-      onShowable: (_html, stage) => {
-        if (stage === "complete") completeMs = performance.now();
-      },
-    });
-    return { received, completeMs };
-  };
+/** Circuits of both ways are there before anything is measured. */
+async function warmUp({ client, origin, throughTor }: Omit<Bench, "keep">, page?: ChosenPage): Promise<void> {
+  if (!page) throw new Error("none of the packages has a page with parts");
+  const url = `${origin}${page.path}`;
+  await visit(client, url, { kind: "none", pad: 0 });
+  for (let tries = 1; ; tries++) {
+    try {
+      await withPage(throughTor, url, () => undefined);
+      return;
+    } catch (error) {
+      process.stderr.write(`not yet: ${messageOf(error).split("\n")[0]}\n`);
+      if (tries === WARM_UP_TRIES) throw error;
+    }
+  }
 }
 
-async function report(results: readonly Result[]): Promise<void> {
-  const shares = results.map((result) => result.differingShare).sort((a, b) => a - b);
-  const ratios = results.map((result) => result.browserMs / result.plainMs).sort((a, b) => a - b);
-  const at = (sorted: readonly number[], share: number) =>
-    sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
+function line({ path: page, differingShare, browserMs, plainMs, shaped, errors }: PageResult): string {
+  const ms = (value: number | undefined) => (value === undefined ? "-" : String(Math.round(value)));
+  const share = differingShare === undefined ? "-" : (100 * differingShare).toFixed(2);
+  return `${page}: ${share} % differ, ${ms(browserMs)} ms against ${ms(plainMs)} ms, shaped ${ms(shaped?.completeMs)} of ${ms(shaped?.endMs)} ms ${errors.join("; ")}`;
+}
+
+async function report(results: readonly PageResult[]): Promise<void> {
+  const shares = results.flatMap(({ differingShare: share }) => (share === undefined ? [] : [share]));
+  const ratios = results.flatMap(({ browserMs, plainMs }) =>
+    browserMs === undefined || plainMs === undefined ? [] : [browserMs / plainMs],
+  );
+  const opened = results.flatMap(({ requestsWhenOpened: count }) => (count === undefined ? [] : [count]));
+  const spread = (of: readonly number[]) => ({
+    median: percentile(of, 0.5),
+    p90: percentile(of, 0.9),
+    most: percentile(of, 1),
+  });
+  const load = (of: readonly number[]) => of.map((value) => Number(value.toFixed(1)));
   const summary = {
     date: new Date().toISOString().slice(0, 10),
+    machine: `${cpus().length} cores of ${cpus()[0]?.model.trim()}`,
+    loadAverage: { before: load(loadBefore), after: load(loadavg()) },
+    latencyMsPerLink: LATENCY_MS,
+    rounds: ROUNDS,
+    packages: new Set(results.map((result) => result.package)).size,
     pages: results.length,
-    latencyMs: LATENCY_MS,
-    differingShare: { median: at(shares, 0.5), p90: at(shares, 0.9), most: shares.at(-1) },
+    pagesWithErrors: results.filter(({ errors }) => errors.length > 0).length,
+    differingShare: { pages: shares.length, ...spread(shares) },
     below1Percent: shares.filter((share) => share < 0.01).length,
-    requestsWhenOpened: results.reduce((sum, result) => sum + result.requestsWhenOpened, 0),
-    timeRatio: { median: at(ratios, 0.5), p90: at(ratios, 0.9), most: ratios.at(-1) },
+    requestsWhenOpened: { pages: opened.length, all: opened.reduce((sum, count) => sum + count, 0) },
+    timeRatio: { pages: ratios.length, ...spread(ratios) },
     faster: ratios.filter((ratio) => ratio < 1).length,
+    shaped: shapedBySize(results),
   };
   const file = new URL("results.json", import.meta.url);
   await writeFile(file, `${JSON.stringify({ summary, results }, null, 2)}\n`);
   process.stdout.write(`${JSON.stringify(summary, null, 2)}\n`);
+}
+
+/** What the default schedule costs, by the size of the answer. */
+function shapedBySize(results: readonly PageResult[]) {
+  return SHAPED.bytes.flatMap((size) => {
+    const of = results.flatMap(({ shaped, browserMs }) =>
+      shaped?.bytes === size && browserMs !== undefined ? [{ ...shaped, browserMs }] : [],
+    );
+    if (of.length === 0) return [];
+    const middle = (numbers: readonly number[]) => Math.round(percentile(numbers, 0.5));
+    return [
+      {
+        bytes: size,
+        scheduleMs: Math.round((1000 * size) / SHAPED.rate),
+        pages: of.length,
+        endMs: middle(of.map(({ endMs }) => endMs)),
+        completeMs: middle(of.map(({ completeMs }) => completeMs)),
+        unshapedMs: middle(of.map(({ browserMs }) => browserMs)),
+      },
+    ];
+  });
 }

@@ -2,26 +2,22 @@
 // nothing. A proxy counts requests; the original through the same proxy shows that it would see them.
 
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { inflateSync } from "node:zlib";
-import { type Browser, chromium, type Page as Tab } from "playwright-core";
+import type { Browser } from "playwright-core";
 import { browse } from "../../functions/browser/browse.ts";
 import { parseOptions } from "../../functions/browser/options.ts";
-import { concat, view } from "../../src/base/bytes.ts";
+import { CHROMIUM, launchChromium } from "../../src/bin/bench/support/chromium.ts";
 import { writePage } from "../../src/client/digest/page-writer.ts";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
 import { HOSTILE_PAGES } from "../sites/hostile.ts";
 import { SITES } from "../sites/sites.ts";
 import { WebServer } from "../sites/web-server.ts";
+import { CountingProxy, differingShare, pictureOf } from "../support/page-pictures.ts";
 
-const CHROMIUM = "/usr/bin/chromium";
 const skip = existsSync(CHROMIUM) ? false : "chromium is not installed";
 
 let dir: string;
@@ -31,14 +27,8 @@ let proxy: CountingProxy;
 before(async () => {
   if (skip) return;
   dir = await mkdtemp(join(tmpdir(), "bento-browser-"));
-  proxy = await CountingProxy.start();
-  browser = await chromium.launch({
-    executablePath: CHROMIUM,
-    args: "--no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars --disable-background-networking --disable-component-update --disable-sync".split(
-      " ",
-    ),
-    proxy: { server: proxy.url, bypass: "<-loopback>" },
-  });
+  proxy = await CountingProxy.start({ host: "127.3.0.2", prefix: "http://127.3." });
+  browser = await launchChromium(proxy.url);
 });
 
 after(async () => {
@@ -63,19 +53,19 @@ for (const [name, routes] of Object.entries(SITES)) {
     const page = await fetchPage(`${site.origin}/`);
     assert.ok(page.verified);
     const countBefore = proxy.requests.length;
-    const original = await screenshot(`${site.origin}/`);
+    const original = await pictureOf(browser, `${site.origin}/`);
     assert.ok(proxy.requests.length > countBefore, "the original makes requests");
     const seen = proxy.requests.length;
     const file = join(dir, `${name}.html`);
     await writeFile(file, page.html);
-    const written = await screenshot(`file://${file}`);
+    const written = await pictureOf(browser, `file://${file}`);
     assert.deepEqual(proxy.requests.slice(seen), []);
     if (shotDir) {
       await mkdir(shotDir, { recursive: true });
       await writeFile(join(shotDir, `${name}-original.png`), original);
       await writeFile(join(shotDir, `${name}-digest.png`), written);
     }
-    const share = differingShare(original, written);
+    const share = await differingShare(browser, original, written);
     context.diagnostic(`${(share * 100).toFixed(3)} % of the pixels differ`);
     assert.ok(share < DIFFERING_SHARE_MAX, `${(share * 100).toFixed(2)} % of the pixels differ`);
   });
@@ -138,144 +128,4 @@ async function fetchPage(url: string): Promise<Page> {
       yield* output;
     })(),
   );
-}
-
-async function screenshot(url: string): Promise<Buffer> {
-  const tab: Tab = await browser.newPage({
-    javaScriptEnabled: false,
-    viewport: { width: 1280, height: 800 },
-  });
-  try {
-    await tab.goto(url, { waitUntil: "load" });
-    return await tab.screenshot({ fullPage: true, animations: "disabled" });
-  } finally {
-    await tab.close();
-  }
-}
-
-/** Share of pixels that differ by more than anti-aliasing; pictures of different size differ where one has none. */
-function differingShare(first: Uint8Array, second: Uint8Array): number {
-  const a = decodePng(first);
-  const b = decodePng(second);
-  const width = Math.max(a.width, b.width);
-  const height = Math.max(a.height, b.height);
-  let differing = 0;
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      if (x >= a.width || x >= b.width || y >= a.height || y >= b.height) differing++;
-      else {
-        const one = (y * a.width + x) * a.channels;
-        const other = (y * b.width + x) * b.channels;
-        let worst = 0;
-        for (let c = 0; c < 3; c++) {
-          worst = Math.max(worst, Math.abs((a.pixels[one + c] ?? 0) - (b.pixels[other + c] ?? 0)));
-        }
-        if (worst > 8) differing++;
-      }
-    }
-  }
-  return differing / (width * height);
-}
-
-/** What Chromium writes: 8 bits, RGB or RGBA, not interlaced. */
-function decodePng(file: Uint8Array): {
-  width: number;
-  height: number;
-  channels: number;
-  pixels: Uint8Array;
-} {
-  const data: Uint8Array[] = [];
-  let width = 0;
-  let height = 0;
-  let channels = 3;
-  for (let at = 8; at < file.length; ) {
-    const length = view(file).getUint32(at);
-    const name = String.fromCharCode(...file.subarray(at + 4, at + 8));
-    const body = file.subarray(at + 8, at + 8 + length);
-    if (name === "IHDR") {
-      width = view(body).getUint32(0);
-      height = view(body).getUint32(4);
-      assert.equal(body[8], 8);
-      channels = body[9] === 6 ? 4 : 3;
-    } else if (name === "IDAT") data.push(body);
-    at += 12 + length;
-  }
-  const raw = inflateSync(concat(data));
-  const stride = width * channels;
-  const pixels = new Uint8Array(stride * height);
-  for (let y = 0; y < height; y++) {
-    const filter = raw[y * (stride + 1)];
-    for (let x = 0; x < stride; x++) {
-      const left = x >= channels ? (pixels[y * stride + x - channels] ?? 0) : 0;
-      const up = y > 0 ? (pixels[(y - 1) * stride + x] ?? 0) : 0;
-      const corner = y > 0 && x >= channels ? (pixels[(y - 1) * stride + x - channels] ?? 0) : 0;
-      const predicted =
-        filter === 1
-          ? left
-          : filter === 2
-            ? up
-            : filter === 3
-              ? (left + up) >> 1
-              : filter === 4
-                ? paeth(left, up, corner)
-                : 0;
-      pixels[y * stride + x] = (raw[y * (stride + 1) + 1 + x] ?? 0) + predicted;
-    }
-  }
-  return { width, height, channels, pixels };
-}
-
-function paeth(left: number, up: number, corner: number): number {
-  const estimate = left + up - corner;
-  const [a, b, c] = [Math.abs(estimate - left), Math.abs(estimate - up), Math.abs(estimate - corner)];
-  return a <= b && a <= c ? left : b <= c ? up : corner;
-}
-
-async function passOn(url: string, response: ServerResponse): Promise<void> {
-  const answer = await fetch(url, { redirect: "manual" });
-  response.writeHead(answer.status, { "content-type": answer.headers.get("content-type") ?? "" });
-  response.end(Buffer.from(await answer.arrayBuffer()));
-}
-
-/** An HTTP proxy that notes what is asked of it. */
-class CountingProxy implements AsyncDisposable {
-  readonly requests: string[] = [];
-  readonly #server: Server;
-
-  private constructor(server: Server) {
-    this.#server = server;
-  }
-
-  static async start(): Promise<CountingProxy> {
-    const server = createServer();
-    const self = new CountingProxy(server);
-    server.on("request", (request, response) => {
-      const url = request.url ?? "";
-      self.requests.push(url);
-      if (!url.startsWith("http://127.3.")) {
-        response.writeHead(502).end();
-        return;
-      }
-      passOn(url, response).catch(() => response.destroy());
-    });
-    server.on("connect", (request, socket) => {
-      // Chromium asks its maker for things of its own whatever is open; no page here names that host.
-      if (!request.url?.endsWith(".google.com:443")) self.requests.push(`CONNECT ${request.url}`);
-      socket.end("HTTP/1.1 502 refused\r\n\r\n");
-    });
-    server.listen(0, "127.3.0.2");
-    await once(server, "listening");
-    return self;
-  }
-
-  get url(): string {
-    const { address, port } = this.#server.address() as AddressInfo;
-    return `http://${address}:${port}`;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await once(this.#server, "close");
-  }
 }

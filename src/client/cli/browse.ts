@@ -94,6 +94,7 @@ export async function fetchPage(
           last = now;
           showProgress(progress, now);
         },
+        showsStyled: false,
         onShowable: (html, stage) => {
           if (stage === "complete") options.onComplete?.(html);
         },

@@ -46,6 +46,8 @@ export interface ReceiveOptions {
    * everything ("complete") while padding may still flow.
    */
   readonly onShowable?: ((html: Uint8Array, stage: "styled" | "complete") => void) | undefined;
+  /** False: "complete" only, which comes sooner where nothing is written before it. */
+  readonly showsStyled?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly clock?: Clock | undefined;
   /** Here and now when left out; elsewhere, where reading must not stand still meanwhile. */
@@ -167,7 +169,8 @@ export class PageReceiver implements Disposable {
         // Once: writing the page is work, and the box could ask for it again and again.
         if (this.#expected !== undefined) break;
         this.#expected = record.resources;
-        if (this.#page && this.#options.onShowable) this.#render("styled");
+        if (this.#page && this.#options.onShowable && this.#options.showsStyled !== false)
+          this.#render("styled");
         break;
     }
   }
