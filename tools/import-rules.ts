@@ -12,15 +12,16 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/base/": [],
   "src/wire/": ["src/base/"],
   "src/tor/": ["src/base/"],
+  "src/onion/": ["src/base/"],
   "src/testnet/": ["src/tor/", "src/base/"],
   "src/guest/": ["src/wire/", "src/base/"],
   // From guest only what builds its files and says how they are started.
   "src/box/": ["src/wire/", "src/tor/", "src/web/", "src/base/", "src/guest/build.ts", "src/guest/images.ts"],
-  "src/client/": ["src/wire/", "src/tor/", "src/base/"],
+  "src/client/": ["src/wire/", "src/tor/", "src/web/", "src/base/"],
   "src/web/": ["src/wire/", "src/base/"],
   "src/bin/": ["src/"],
   // Functions run elsewhere: the API, and codecs that depend on nothing else.
-  "functions/": ["src/guest/function.ts", "src/wire/", "src/base/bytes.ts"],
+  "functions/": ["src/guest/function.ts", "src/wire/", "src/base/bytes.ts", "src/base/byte-queue.ts"],
   // What authors begin with: they have nothing of ours but what it is called for everybody.
   "examples/": [],
   "test/": ["src/", "functions/", "tools/"],

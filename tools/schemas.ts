@@ -6,6 +6,7 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { boxSchema } from "../src/box/config-schema.ts";
+import { receiptSchema } from "../src/client/shard/receipt.ts";
 import { manifestSchema } from "../src/wire/manifest.ts";
 import { policySchema } from "../src/wire/policy.ts";
 
@@ -14,6 +15,7 @@ export function generated(): ReadonlyMap<string, string> {
   return new Map([
     ["docs/schema/manifest.schema.json", jsonSchema(manifestSchema, "Manifest of a Bento function")],
     ["docs/schema/policy.schema.json", jsonSchema(policySchema, "Policy of a Bento box")],
+    ["docs/schema/receipt.schema.json", jsonSchema(receiptSchema, "Receipt of a file that was sharded")],
     ["docs/schema/box.schema.json", jsonSchema(boxSchema, "box.toml")],
     ["docs/box.example.toml", exampleToml()],
   ]);

@@ -12,7 +12,8 @@ import { loadBrowser } from "../../src/client/browse/browser-package.ts";
 import type { BoxClient } from "../../src/client/client.ts";
 import { BROWSE_DEFAULTS, type Shape } from "../../src/wire/browse.ts";
 import { bucketSet } from "../../src/wire/bucket-sets.ts";
-import { type CountingProxy, differingShare, pictureOf } from "../../test/support/page-pictures.ts";
+import { type CountingProxy, pictureOf } from "../../test/support/page-pictures.ts";
+import { differingShare } from "../../test/support/pictures.ts";
 import type { ChosenPage } from "./choose-pages.ts";
 
 export const ROUNDS = 3;
@@ -136,7 +137,7 @@ async function compareLooks(bench: Bench, url: string, html: Uint8Array, result:
   const seen = counting.requests.length;
   const written = await pictureOf(quiet, `file://${file}`);
   result.requestsWhenOpened = counting.requests.length - seen;
-  result.differingShare = await differingShare(quiet, original, written);
+  result.differingShare = differingShare(original, written);
   if (!keep) return;
   await writeFile(path.join(keep.dir, `${keep.name}-original.png`), original);
   await writeFile(path.join(keep.dir, `${keep.name}-digest.png`), written);

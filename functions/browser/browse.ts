@@ -20,16 +20,22 @@ export interface Surroundings {
   readonly send: Send;
   readonly signal: AbortSignal;
   readonly clock?: PaceClock;
+  /** Where the function has a browser: the engine that drives it. */
+  readonly rendered?: (settings: BrowseSettings) => Engine;
 }
 
-export function openEngine(settings: BrowseSettings, fetch: typeof globalThis.fetch): Engine {
-  if (settings.engine === "static") return new StaticEngine({ ...settings, fetch });
+export function openEngine(
+  settings: BrowseSettings,
+  around: Pick<Surroundings, "fetch" | "rendered">,
+): Engine {
+  if (settings.engine === "static") return new StaticEngine({ ...settings, fetch: around.fetch });
+  if (around.rendered) return around.rendered(settings);
   throw new Error("Cannot browse: this box runs no browser for functions; ask for the static engine");
 }
 
 /** Fetches and sends. A page that cannot be had is a digest, too: padded like any other. */
 export async function browse({ request, settings }: BrowseOptions, around: Surroundings): Promise<void> {
-  await using engine = openEngine(settings, around.fetch);
+  await using engine = openEngine(settings, around);
   await answer({
     ...around,
     settings,
@@ -50,7 +56,7 @@ export async function serve(
   settings: BrowseSettings,
   around: Surroundings,
 ): Promise<void> {
-  await using engine = openEngine(settings, around.fetch);
+  await using engine = openEngine(settings, around);
   const queue = new RequestQueue();
   const reading = queue.fill(messages);
   for (let next = await queue.next(); next; next = await queue.next()) {

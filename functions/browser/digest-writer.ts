@@ -3,6 +3,7 @@
 
 import { constants, createBrotliCompress } from "node:zlib";
 import { type ContentRecord, RecordEncoder } from "../../src/wire/digest.ts";
+import { Breather } from "./breather.ts";
 import type { PageRecord, RecordSink } from "./engine.ts";
 import { failureRecord } from "./failure.ts";
 import type { Output } from "./output.ts";
@@ -25,6 +26,7 @@ const PARAMETERS = {
 export class DigestWriter implements RecordSink {
   readonly #output: Output;
   readonly #encoder = new RecordEncoder();
+  readonly #breather = new Breather();
   readonly #brotli = createBrotliCompress(PARAMETERS);
   #compressed: Uint8Array[] = [];
   /** What the compressor was given since it was last flushed, at its worst; and what it gave. */
@@ -76,10 +78,10 @@ export class DigestWriter implements RecordSink {
   /** `record` where there is room for it; else what can be said instead. */
   async #fit(record: PageRecord): Promise<PageRecord[]> {
     if (record.kind !== "page" && record.kind !== "resource") {
-      return worstBytes(this.#encoder.lengthOf(record)) <= this.#room() ? [record] : [];
+      return worstBytes(lengthOf(this.#encoder.parts(record))) <= this.#room() ? [record] : [];
     }
     const { body } = record;
-    const headBytes = worstBytes(this.#encoder.lengthOf(record) - body.length);
+    const headBytes = worstBytes(lengthOf(this.#encoder.parts(record)) - body.length);
     const room = () => this.#room() - FAILURES_BYTES - headBytes;
     if (worstBytes(body.length) <= room()) return [record];
     const before = room();
@@ -100,21 +102,25 @@ export class DigestWriter implements RecordSink {
   }
 
   async #write(record: PageRecord): Promise<void> {
-    for (const part of this.#encoder.encode(record)) await this.#compress(part);
+    for (const part of this.#encoder.parts(record)) {
+      for (let at = 0; at < part.length; at += PIECE_BYTES) {
+        const piece = part.subarray(at, at + PIECE_BYTES);
+        this.#encoder.update(piece);
+        await this.#compress(piece);
+        await this.#breather.breathe();
+      }
+    }
   }
 
-  async #compress(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
-      const piece = bytes.subarray(at, at + PIECE_BYTES);
-      this.#givenBytes += worstBytes(piece.length);
-      await new Promise<void>((resolve, reject) => {
-        this.#brotli.write(piece, (error) => {
-          if (error) reject(error);
-          else resolve();
-        });
+  async #compress(piece: Uint8Array): Promise<void> {
+    this.#givenBytes += worstBytes(piece.length);
+    await new Promise<void>((resolve, reject) => {
+      this.#brotli.write(piece, (error) => {
+        if (error) reject(error);
+        else resolve();
       });
-      await this.#pass();
-    }
+    });
+    await this.#pass();
   }
 
   async #pass(): Promise<void> {
@@ -125,6 +131,10 @@ export class DigestWriter implements RecordSink {
   }
 }
 
+function lengthOf(parts: readonly Uint8Array[]): number {
+  return parts.reduce((sum, part) => sum + part.length, 0);
+}
+
 /** RFC 7932: bytes that do not compress are stored, with headers of 4 bytes for every 16 KiB at most, and a few more. */
 function worstBytes(bytes: number): number {
   return bytes + 4 * (bytes >> 14) + 16;
@@ -133,6 +143,7 @@ function worstBytes(bytes: number): number {
 /** How many bytes of `body` come out as at most `room` when they are compressed, and as how many, rounded up. */
 async function fittingBytes(body: Uint8Array, room: number): Promise<{ bytes: number; compressed: number }> {
   const brotli = createBrotliCompress(PARAMETERS);
+  const breather = new Breather();
   let out = 0;
   brotli.on("data", (bytes: Uint8Array) => {
     out += bytes.length;
@@ -146,6 +157,7 @@ async function fittingBytes(body: Uint8Array, room: number): Promise<{ bytes: nu
           brotli.flush(constants.BROTLI_OPERATION_FLUSH, resolve);
         });
       });
+      await breather.breathe();
       // With other text in front of it, a body comes out a little differently.
       const bytes = Math.ceil(1.02 * out) + 64;
       if (bytes > room) return { bytes: at, compressed };

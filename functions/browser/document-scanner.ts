@@ -3,6 +3,7 @@
 
 import type { TreeAdapter, TreeAdapterTypeMap } from "parse5";
 import { parseHtmlInSteps } from "../../src/wire/page/html.ts";
+import { isStyleSheetLink, pictureAttribute, SVG_PICTURES } from "../../src/wire/page/references.ts";
 import { chooseCandidate, matchesMedia, parseSrcset } from "../../src/wire/page/srcset.ts";
 import { resolveUrl } from "../../src/wire/page/text.ts";
 import { Breather } from "./breather.ts";
@@ -147,13 +148,7 @@ class Scanner {
       case "img":
         this.#img(node);
         break;
-      case "input":
-        if (get("type")?.toLowerCase() === "image") this.#addUrl("image", get("src"));
-        break;
       case "video":
-        this.#addUrl("image", get("poster"));
-        this.#addUrl("skipped", get("src"));
-        break;
       case "audio":
       case "iframe":
       case "frame":
@@ -163,33 +158,23 @@ class Scanner {
       case "object":
         this.#addUrl(isImageObject(get("type"), get("data")) ? "image" : "skipped", get("data"));
         break;
-      case "body":
-      case "table":
-      case "thead":
-      case "tbody":
-      case "tfoot":
-      case "tr":
-      case "td":
-      case "th":
-        this.#addUrl("image", get("background"));
-        break;
       default:
     }
+    const picture = pictureAttribute(node.tag, get);
+    if (picture !== undefined) this.#addUrl("image", get(picture));
   }
 
   #svg(node: Node): void {
     const href = attribute(node, "href");
-    if (node.tag === "image" || node.tag === "feImage" || node.tag === "use") {
+    if (SVG_PICTURES.has(node.tag) || node.tag === "use") {
       if (href !== undefined && !href.trim().startsWith("#")) this.#addUrl("image", href);
     }
     if (node.tag === "script") this.#addUrl("script", href);
   }
 
   #link(node: Node): void {
-    const rel = (attribute(node, "rel") ?? "").toLowerCase().split(/\s+/);
-    const type = (attribute(node, "type") ?? "").trim().toLowerCase();
-    if (!rel.includes("stylesheet") || rel.includes("alternate") || !["", "text/css"].includes(type)) return;
-    if (attribute(node, "disabled") !== undefined || !matchesMedia(attribute(node, "media") ?? "")) return;
+    if (!isStyleSheetLink((name) => attribute(node, name))) return;
+    if (!matchesMedia(attribute(node, "media") ?? "")) return;
     const charset = attribute(node, "charset");
     this.#addUrl("style", attribute(node, "href"), charset);
   }

@@ -32,6 +32,8 @@ export interface FetchContext {
   readonly signal: AbortSignal;
   /** Takes from the bytes that all bodies together may have. False when they are used up. */
   takeTotal(bytes: number): boolean;
+  /** `fetch` waits for memory and sees to slow servers itself: no time is too long here. */
+  readonly isPatient?: boolean;
 }
 
 const ACCEPT: Readonly<Record<ResourceKind, string>> = {
@@ -63,7 +65,7 @@ export interface ResourceRequest {
 
 /** @throws FetchFailure */
 export async function fetchResource(context: FetchContext, request: ResourceRequest): Promise<Fetched> {
-  using attempt = new Attempt(context.signal, request.kind);
+  using attempt = new Attempt(context.signal, request.kind, context.isPatient ?? false);
   let { url, method, body } = request;
   for (let redirects = 0; ; redirects++) {
     url = admit(url, request.kind, request.referrer);
@@ -256,10 +258,12 @@ class Attempt implements Disposable {
   readonly #outer: AbortSignal;
   /** The page has the whole deadline, its parts have their own. */
   #leftMs: number;
+  readonly #idleMs: number;
 
-  constructor(outer: AbortSignal, kind: ResourceKind) {
+  constructor(outer: AbortSignal, kind: ResourceKind, isPatient: boolean) {
     this.#outer = outer;
-    this.#leftMs = kind === "page" ? Number.POSITIVE_INFINITY : Limits.resourceMs;
+    this.#idleMs = isPatient ? Number.POSITIVE_INFINITY : Limits.idleMs;
+    this.#leftMs = isPatient || kind === "page" ? Number.POSITIVE_INFINITY : Limits.resourceMs;
   }
 
   get signal(): AbortSignal {
@@ -283,10 +287,12 @@ class Attempt implements Disposable {
     if (this.#outer.aborted) onAbort();
     this.#outer.addEventListener("abort", onAbort, { once: true });
     const startMs = performance.now();
-    const waitMs = Math.min(Limits.idleMs, this.#leftMs);
-    const timer = setTimeout(() => {
-      stop(new FetchFailure("timeout", "the server is too slow"));
-    }, waitMs);
+    const waitMs = Math.min(this.#idleMs, this.#leftMs);
+    const timer = Number.isFinite(waitMs)
+      ? setTimeout(() => {
+          stop(new FetchFailure("timeout", "the server is too slow"));
+        }, waitMs)
+      : undefined;
     try {
       return await Promise.race([operation, ended.promise]);
     } catch (error) {

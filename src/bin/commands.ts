@@ -287,6 +287,10 @@ function addShards(program: Command, act: Act): void {
     .requiredOption("-o, --output <receipt>", "the receipt: a secret, and all that is needed afterwards")
     .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
     .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--distinct <kinds>", "relay, family or both: no two beside one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
+    .option("--through <box>", "send the file once, to this box, whose function hands the shards on")
     .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
     .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
     .action((file: string, options) =>
@@ -303,16 +307,19 @@ function addShards(program: Command, act: Act): void {
     .description("ask each box for a block and verify it")
     .argument("<receipt>", "what `shard put` wrote")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardStatus(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardStatus(cli, receipt, options)),
     );
   shardReach(shard.command("repair"))
     .description("put lost shards on other boxes and renew those that expire soon; updates the receipt")
     .argument("<receipt>", "what `shard put` wrote")
     .option("--box <box...>", `${BOX_HELP}; those of the running network when left out`)
     .option("--share-boxes", "several shards on one box where there are too few")
+    .option("--distinct <kinds>", "relay, family or both: no two beside one relay or family", list)
+    .option("--region <codes>", "only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
     .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
     .action((receipt: string, options) =>
-      act(async (cli) => (await import("../client/cli/shard.ts")).shardRepair(cli, receipt, options)),
+      act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardRepair(cli, receipt, options)),
     );
 }
 
@@ -333,9 +340,17 @@ function addTools(program: Command, act: Act): void {
       "bytes per second: 64KiB, 128KiB, 256KiB, 512KiB, 1024KiB or 2048KiB (default: 512KiB)",
     )
     .option("--pad <size>", "shape none, padded to a multiple of this, e.g. 1MiB; 0 for none")
+    .addOption(
+      new Option("--engine <engine>", "rendered runs the page's scripts, at boxes that offer a browser")
+        .choices(["static", "rendered"])
+        .default("static"),
+    )
     .option("--scripts", "fetch scripts, too; the written page never holds them")
     .option("-o, --output <file>", "write the page there, as one self-contained HTML file")
+    .option("--warc <file>", "write a web archive of the page there, scripts included")
     .option("--open", "show the page in the browser")
+    .option("--serve", "serve a page on this machine to browse with; prints its address")
+    .option("--port <port>", "with --serve: its port", count(0, 65535))
     .option("--explain", "say what the shape hides and costs; without a URL, that alone")
     .option(
       "--population <file>",

@@ -17,7 +17,7 @@ import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
 import { publishedPolicy } from "./admit/policy.ts";
 import { BoxMeter } from "./box-meter.ts";
-import { ClientTor } from "./client-tor.ts";
+import { ClientTor, firstHopOf } from "./client-tor.ts";
 import { Companion, type RelayFacts } from "./companion.ts";
 import type { BoxConfig, SocketAddress } from "./config.ts";
 import { BentoBroker } from "./host/bento.ts";
@@ -27,6 +27,7 @@ import { NetBroker } from "./host/net.ts";
 import { NameResolver } from "./host/resolver.ts";
 import type { HostServices } from "./host/services.ts";
 import { StorageVault } from "./host/storage.ts";
+import { FunctionTor } from "./host/tor.ts";
 import { LegacyListener } from "./legacy2021/legacy-listener.ts";
 import { OnionPublisher } from "./onion.ts";
 import { SandboxHost } from "./sandbox/sandbox.ts";
@@ -276,6 +277,9 @@ export class Box implements AsyncDisposable {
     return {
       ...(grant.net ? { net: this.#broker.forInstance(grant.net) } : {}),
       ...(grant.storage ? { storage: vault.forFunction(functionId, grant.storage.bytes) } : {}),
+      ...(grant.tor && this.#clientTor
+        ? { tor: new FunctionTor({ grant: grant.tor, tor: this.#clientTor, clock: this.#deps.clock }) }
+        : {}),
       ...(grant.bento && this.#bento ? { bento: this.#bento.forInstance(functionId, grant.bento) } : {}),
       ...(facts ? { box: facts } : {}),
     };
@@ -317,7 +321,9 @@ export class Box implements AsyncDisposable {
     const { dataDir, policy, tor } = this.#config;
     const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
     if (!leavesThroughTor) return undefined;
-    return this.#owned.use(new ClientTor({ config: tor, dir: join(dataDir, "client-tor"), ...this.#deps }));
+    const firewall = policy.tor ? { firstHop: firstHopOf(this.#config.onion) } : null;
+    const dir = join(dataDir, "client-tor");
+    return this.#owned.use(new ClientTor({ config: tor, dir, firewall, ...this.#deps }));
   }
 
   async #followRelay(): Promise<void> {
@@ -463,14 +469,15 @@ function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clo
   const { total } = policy;
   const plans = policy.images.flatMap((image) => {
     // Functions with the network need the wider filter, the others get the narrow one: some of each.
-    const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(warm[image] / 2) : 0;
+    const members = warm[image] ?? 0;
+    const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(members / 2) : 0;
     const plan = {
       image,
       tmpBytes: Math.min(WARM_TMP_BYTES, policy.function.tmpBytes),
       openFilesMax: GUEST_OPEN_FILES,
     };
     return [
-      { ...plan, profile: "strict" as const, count: warm[image] - unforked },
+      { ...plan, profile: "strict" as const, count: members - unforked },
       { ...plan, profile: "unforked" as const, count: unforked },
     ].filter(({ count }) => count > 0);
   });

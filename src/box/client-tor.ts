@@ -2,19 +2,24 @@
 // the relay and from the onion service's, so that nothing a function does can touch either, and so that exactly one
 // controller decides over its streams. Started in the background, started again when it dies.
 
-import { mkdir } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { orAborted } from "../base/abort.ts";
 import type { Clock } from "../base/clock.ts";
 import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ControlClient } from "../tor/control-client.ts";
+import { TorFirewall } from "../tor/firewall/firewall.ts";
 import { TorProcess } from "../tor/process.ts";
 import type { SocksAddress } from "../tor/socks.ts";
-import type { TorConfig } from "./config.ts";
+import type { OnionConfig, TorConfig } from "./config.ts";
 
 /** Milliseconds between attempts: first, and longest. */
 const RETRY = { firstMs: 1_000, longestMs: 120_000 } as const;
+/** unix(7): a socket's path with its closing zero; the longest name that we put into the directory. */
+const SOCKET_PATH_BYTES_MAX = 108;
+const SOCKET_NAME_BYTES_MAX = 24;
 
 /** A running, bootstrapped client. */
 export interface TorClient {
@@ -24,12 +29,21 @@ export interface TorClient {
   connect(signal?: AbortSignal): Promise<ControlClient>;
   /** Resolves, never rejects, when this process is gone. */
   readonly exited: Promise<void>;
+  /** Functions' way to it (`env.tor`); undefined where the policy grants none. While it is there, no one else may attach streams. */
+  readonly firewall: TorFirewall | undefined;
+}
+
+/** Who chooses the first relay of functions' circuits: could they, an author's relay would learn a hidden box's address. */
+export function firstHopOf(onion: Pick<OnionConfig, "kind">): "any" | "guard" {
+  return onion.kind === "hidden" ? "guard" : "any";
 }
 
 export interface ClientTorOptions {
   readonly config: TorConfig;
   /** Private directory of this tor. */
   readonly dir: string;
+  /** Whether functions may use it, and who chooses their circuits' first relay; null: they may not. */
+  readonly firewall: { readonly firstHop: "any" | "guard" } | null;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -68,7 +82,8 @@ export class ClientTor implements AsyncDisposable {
         const client = await this.#start(undo, signal);
         this.#running.resolve(client);
         retryMs = RETRY.firstMs;
-        await Promise.race([client.exited, stopped]);
+        // Without the firewall nobody would attach streams any more: the two live and end together.
+        await Promise.race([client.exited, stopped, ...(client.firewall ? [client.firewall.lost] : [])]);
         this.#running = Promise.withResolvers();
         if (!signal.aborted) log.warn("the box's tor client is gone: it is started again");
       } catch (error) {
@@ -82,14 +97,16 @@ export class ClientTor implements AsyncDisposable {
   }
 
   async #start(undo: AsyncDisposableStack, signal: AbortSignal): Promise<TorClient> {
-    const { config, dir } = this.#options;
+    const { config, dir, clock, firewall } = this.#options;
     await mkdir(dir, { recursive: true, mode: 0o700 });
+    const socketDir = await socketDirectory(dir, undo);
+    const path = join(socketDir, "socks");
     const torrc = [
       ...(config.torrc === null ? [] : [`%include ${config.torrc}`]),
       `DataDirectory ${join(dir, "data")}`,
       "Log notice stdout",
-      // On loopback at a port that the system chooses: paths of Unix sockets may be too long here (unix(7)).
-      "SocksPort 127.0.0.1:auto ExtendedErrors",
+      // A socket in a directory of this user alone: other users of the machine cannot use the box's tor.
+      `SocksPort unix:"${path}" ExtendedErrors`,
       // What a function sends goes out at once, and every stream is told apart by its owner's credentials.
       "ConfluxEnabled 0",
       "ShutdownWaitLength 0",
@@ -99,18 +116,28 @@ export class ClientTor implements AsyncDisposable {
     );
     const control = undo.use(await daemon.connect({ signal }));
     await control.awaitBootstrap({ signal });
-    return {
-      socks: await socksOf(control, signal),
-      connect: (wait) => daemon.connect(wait ? { signal: wait } : {}),
-      exited: daemon.exited,
-    };
+    const connect = (wait?: AbortSignal) => daemon.connect(wait ? { signal: wait } : {});
+    const socks = { path };
+    if (!firewall) return { socks, connect, exited: daemon.exited, firewall: undefined };
+    const own = await daemon.connect({ signal });
+    const { firstHop } = firewall;
+    const opened = undo.use(
+      await TorFirewall.open({ control: own, connect, socks, socketDir, firstHop, clock }),
+    );
+    return { socks, connect, exited: daemon.exited, firewall: opened };
   }
 }
 
-// Sample of GETINFO net/listeners/socks: "127.0.0.1:9050" "unix:/run/tor/socks"
-async function socksOf(control: ControlClient, signal: AbortSignal): Promise<SocksAddress> {
-  const answer = await control.getInfo(["net/listeners/socks"], { signal });
-  const [, host, port] = /"(127\.0\.0\.1):(\d{1,5})"/.exec(answer["net/listeners/socks"]) ?? [];
-  if (host === undefined) throw new BentoError("tor-start-failed", "Cannot use tor: it has no SOCKS port");
-  return { host, port: Number(port) };
+/** Below `dir` where paths may be so long, else in the system's place for temporary files. Empty, mode 700. */
+async function socketDirectory(dir: string, undo: AsyncDisposableStack): Promise<string> {
+  const near = join(dir, "s");
+  const isShort = Buffer.byteLength(near) + 1 + SOCKET_NAME_BYTES_MAX < SOCKET_PATH_BYTES_MAX;
+  // Those of a box that was killed.
+  if (isShort) await rm(near, { recursive: true, force: true });
+  if (isShort) await mkdir(near, { mode: 0o700 });
+  const made = isShort ? near : await mkdtemp(join(tmpdir(), "bento-tor-"));
+  undo.defer(async () => {
+    await rm(made, { recursive: true, force: true });
+  });
+  return made;
 }

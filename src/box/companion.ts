@@ -170,7 +170,7 @@ async function optional(
 }
 
 /** `$AA..=name,BB..~name, nickname` -> AA.., BB..: nicknames prove nothing and name nobody for sure. */
-function familyOf(values: readonly string[]): string[] {
+export function familyOf(values: readonly string[]): string[] {
   const found = values.flatMap((value) => [
     ...value.matchAll(/(?:^|[\s,])\$?([0-9A-Fa-f]{40})(?=$|[\s,=~])/g),
   ]);

@@ -151,8 +151,8 @@ export const boxSchema = section("Configuration of a Bento box.", {
   }),
   policy: section("What functions may have. Published; a manifest can only ask for less.", {
     images: subset(IMAGES)
-      .prefault([...IMAGES])
-      .describe("runtimes offered"),
+      .prefault(["deno", "python"])
+      .describe("runtimes offered; chromium, a browser that functions drive, only where it is named here"),
     syscalls: subset(SYSCALL_GROUPS)
       .prefault(["files", "loopback"])
       .describe("groups of system calls that functions may ask for"),
@@ -204,7 +204,7 @@ export const boxSchema = section("Configuration of a Bento box.", {
         circuits: whole(0, 1000).default(8).describe("at once"),
         streams: whole(0, 10_000).default(32).describe("at once"),
         onions: whole(0, 100).default(2).describe("onion services at once"),
-        extends_per_minute: whole(0, 10_000).default(60).describe("hops of circuits built"),
+        extends_per_minute: whole(0, 10_000).default(60).describe("hops built within a minute"),
         bytes: bytes.prefault("1GiB").describe("of all streams, both ways together"),
       },
     ),

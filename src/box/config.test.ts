@@ -127,6 +127,18 @@ test("parseBoxConfig: any text is a config or a BentoError", () => {
   );
 });
 
+test("parseBoxConfig: chromium is offered only where it is named, and only with room for it", () => {
+  assert.deepEqual(parseBoxConfig("").policy.images, ["deno", "python"]);
+  const named = '[policy]\nimages = ["deno", "chromium"]\n';
+  assert.deepEqual(parseBoxConfig(named).policy.images, ["deno", "chromium"]);
+  assert.match(
+    errorOf(`${named}[policy.function]\nmemory = "127MiB"\npids = 63\ntmp = "31MiB"\n`),
+    /memory: found 127 MiB.*\n.*pids: found 63, expected at least 64.*\n.*tmp: found 31 MiB/,
+  );
+  assert.match(errorOf(`${named}[onion]\nmode = "hidden"\n`), /found "chromium", expected none with onion/);
+  assert.match(errorOf(`${named}[sandbox]\nprofile = "strict"\n`), /found "chromium", expected none/);
+});
+
 test("parseSocketAddress: takes addresses and sockets, not names", () => {
   assert.deepEqual(parseSocketAddress("127.0.0.1:1"), { kind: "tcp", host: "127.0.0.1", port: 1 });
   assert.deepEqual(parseSocketAddress("unix:/a b"), { kind: "unix", path: "/a b" });

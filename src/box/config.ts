@@ -5,13 +5,14 @@ import { parse, TomlError } from "smol-toml";
 import type { z } from "zod";
 import { formatBytes } from "../base/bytes.ts";
 import { BentoError } from "../base/errors.ts";
-import type {
-  BoxFact,
-  FunctionLimits,
-  ImageName,
-  Policy,
-  SyscallGroup,
-  TotalLimits,
+import {
+  type BoxFact,
+  type FunctionLimits,
+  IMAGE_NEEDS,
+  type ImageName,
+  type Policy,
+  type SyscallGroup,
+  type TotalLimits,
 } from "../wire/policy.ts";
 import { type BoxToml, boxSchema, PACKAGE_BYTES_MAX, type SocketAddress } from "./config-schema.ts";
 
@@ -40,7 +41,8 @@ export interface BoxConfig {
   readonly exitPort: TcpAddress | null;
   readonly legacy2021: SocketAddress | null;
   readonly policy: PolicyConfig;
-  readonly warm: Readonly<Record<ImageName, number>>;
+  /** Instances that wait, by image. Chromium's do not: what takes its time is the browser, which a function starts. */
+  readonly warm: Readonly<Partial<Record<ImageName, number>>>;
   readonly sandbox: {
     readonly uids: { readonly first: number; readonly last: number };
     readonly profile: "strict" | "standard";
@@ -185,11 +187,38 @@ function contradictions(toml: BoxToml): string[] {
   if (policy.storage.enabled) {
     atMost("policy.storage.bytes", policy.storage.bytes, "policy.total.storage", policy.total.storage);
   }
+  lines.push(...chromiumContradictions(toml));
   if (toml.onion.mode === "hidden" && policy.box.length > 0) {
     lines.push(
       `policy.box: found ${policy.box.join(", ")}, expected none with onion.mode = "hidden": load and traffic help to find a machine`,
     );
   }
+  return lines;
+}
+
+/** The image has a filter of its own, and needs room that the defaults of others do not have. */
+function chromiumContradictions({ onion, policy, sandbox }: BoxToml): string[] {
+  if (!policy.images.includes("chromium")) return [];
+  const lines: string[] = [];
+  if (sandbox.profile === "strict") {
+    lines.push(
+      'policy.images: found "chromium", expected none with sandbox.profile "strict": it has a wider filter',
+    );
+  }
+  // Its filter lets a browser that was taken over ask for the machine's load, memory and time since boot.
+  if (onion.mode === "hidden") {
+    lines.push(
+      'policy.images: found "chromium", expected none with onion.mode = "hidden": load and uptime help to find a machine',
+    );
+  }
+  const needs = IMAGE_NEEDS.chromium;
+  const atLeast = (key: string, value: number, need = 0, show: (value: number) => string = String) => {
+    if (value < need)
+      lines.push(`${key}: found ${show(value)}, expected at least ${show(need)} for image chromium`);
+  };
+  atLeast("policy.function.memory", policy.function.memory, needs.memoryBytes, formatBytes);
+  atLeast("policy.function.pids", policy.function.pids, needs.pids);
+  atLeast("policy.function.tmp", policy.function.tmp, needs.tmpBytes, formatBytes);
   return lines;
 }
 

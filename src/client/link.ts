@@ -76,8 +76,13 @@ class BodyLink implements Link {
   readonly #chunks: AsyncIterator<Uint8Array>;
   readonly #splitter = new FrameSplitter(BOX_FRAME_BYTES_MAX);
   #frames: Uint8Array[] = [];
+  /** Sends that the connection has not taken; one listener for all of them. */
+  readonly #sending = new Set<(error: Error) => void>();
 
   constructor(request: ClientRequest, response: IncomingMessage) {
+    request.once("close", () => {
+      for (const reject of this.#sending) reject(new BentoError("connection-lost", "Connection lost"));
+    });
     this.#request = request;
     this.#response = response;
     this.#chunks = (response as AsyncIterable<Uint8Array>)[Symbol.asyncIterator]();
@@ -98,10 +103,8 @@ class BodyLink implements Link {
 
   async send(frame: Uint8Array): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const onClose = () => {
-      reject(new BentoError("connection-lost", "Connection lost"));
-    };
-    this.#request.once("close", onClose);
+    if (this.#request.closed) throw new BentoError("connection-lost", "Connection lost");
+    this.#sending.add(reject);
     this.#request.write(prefixLength(frame), (error) => {
       if (error) reject(error);
       else resolve();
@@ -109,7 +112,7 @@ class BodyLink implements Link {
     try {
       await promise;
     } finally {
-      this.#request.off("close", onClose);
+      this.#sending.delete(reject);
     }
   }
 

@@ -61,7 +61,8 @@ export async function loadPackage(
   const input =
     manifestFile === undefined ? defaultManifest(found.source, kind) : await readManifest(manifestFile);
   const manifest = parseManifest(input);
-  if (manifest.image !== kind) {
+  // A function of the chromium image is one of the deno image that has a browser besides.
+  if ((manifest.image === "chromium" ? "deno" : manifest.image) !== kind) {
     throw new BentoError(
       "bad-manifest",
       `Cannot use ${found.source}: the manifest says image "${manifest.image}", the file is for "${kind}"`,

@@ -11,7 +11,7 @@ import { promisify } from "node:util";
 import { build, version as esbuildVersion, stop } from "esbuild";
 import { Bug } from "../base/errors.ts";
 import type { ImageName } from "../wire/policy.ts";
-import { DENO_IMPORTS_FILE, type GuestRunner, guestRunners } from "./images.ts";
+import { DENO_IMPORTS_FILE, type GuestRunner, guestRunners, PYTHON_TOR_FILE } from "./images.ts";
 
 const run = promisify(execFile);
 
@@ -31,11 +31,11 @@ const FUNCTION_MODULE = "data:text/javascript,export const defineFunction = (def
 /** What the runner uses of the globals, bound before a function can replace it. */
 const GLOBALS =
   "AbortController, Array, Blob, DataView, Deno, DOMException, Error, JSON, Map, Math, Number, Object, Promise, " +
-  "ReadableStream, Reflect, RegExp, Request, Response, String, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
+  "ReadableStream, Reflect, RegExp, Request, Response, String, Symbol, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
 
 /** Bytecode as Python itself writes it, with the name that errors of ours would show and without docstrings. */
 const COMPILE = `import sys, py_compile
-py_compile.compile(sys.argv[1], cfile=sys.argv[2], dfile="runner.py", doraise=True, optimize=2,
+py_compile.compile(sys.argv[1], cfile=sys.argv[2], dfile=sys.argv[3], doraise=True, optimize=2,
     invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)`;
 
 /**
@@ -47,16 +47,18 @@ export async function buildGuests(outDir: string): Promise<GuestFiles> {
   const digest = createHash("sha256").update(`${esbuildVersion} ${python?.size} ${python?.mtimeMs}\n`);
   for (const room of ["base", "wire", "guest"]) await digestSources(digest, sourcePath(`../${room}`));
   const dir = join(outDir, `guest-${digest.digest("hex").slice(0, 16)}`);
-  const { deno, python: pythonRunner } = guestRunners();
-  const runners = python ? { deno, python: pythonRunner } : { deno };
+  const { deno, chromium, python: pythonRunner } = guestRunners();
+  const runners = { deno, chromium, ...(python ? { python: pythonRunner } : {}) };
   if (!(await exists(dir))) {
     await appearAtOnce(outDir, dir, async (draft) => {
       await writeFile(join(draft, deno.file), await bundleDenoRunner());
       const imports = { imports: { "bento/function": FUNCTION_MODULE } };
       await writeFile(join(draft, DENO_IMPORTS_FILE), JSON.stringify(imports));
-      const source = sourcePath("./python/runner.py");
-      if (python) {
-        await run(PYTHON_PATH, ["-I", "-S", "-B", "-c", COMPILE, source, join(draft, pythonRunner.file)]);
+      // Beside the runner, which loads it for functions that speak with tor themselves.
+      const compiled = { "runner.py": pythonRunner.file, "tor_control.py": PYTHON_TOR_FILE };
+      for (const [name, file] of python ? Object.entries(compiled) : []) {
+        const source = sourcePath(`./python/${name}`);
+        await run(PYTHON_PATH, ["-I", "-S", "-B", "-c", COMPILE, source, join(draft, file), name]);
       }
     });
   }
@@ -79,6 +81,7 @@ async function bundleDenoRunner(): Promise<string> {
     write: false,
     format: "esm",
     platform: "neutral",
+    external: ["node:*"],
     target: "esnext",
     // Smaller to read and compile at every start; names stay, errors are for people.
     minifyWhitespace: true,

@@ -77,8 +77,12 @@ export interface Env {
    * sandbox. Manifest: `net` and the system call group `loopback`. Global `fetch` and `WebSocket` work then, too.
    */
   readonly fetch?: typeof globalThis.fetch;
+  /** A web browser. Manifest: `"image": "chromium"`, which only boxes take that offer it. */
+  readonly chromium?: Chromium;
   /** Encrypted storage of this function, shared by its instances. Manifest: `storage`. */
   readonly storage?: Storage;
+  /** Tor's circuits, streams and onion services, behind a filter. Manifest: `tor`. */
+  readonly tor?: Tor;
   /** Functions that this function deploys and uses, on this box and on others. Manifest: `bento`. */
   readonly bento?: Bento;
   /** Facts about the box. Manifest: `box`. */
@@ -121,6 +125,28 @@ export interface Connection {
   close(): Promise<void>;
 }
 
+export interface Chromium {
+  /**
+   * Starts Chromium without a window, as a process in this same sandbox, with a profile of its own that ends with it.
+   * Its connections go through `net`, as those of `fetch` do: names are resolved and destinations decided by the box;
+   * without `net` it reaches nothing. Resolves when the process runs, and rejects with Error when it cannot. What
+   * it needs counts towards this instance's memory and processes.
+   */
+  launch(): Promise<ChromiumProcess>;
+}
+
+/** A running browser, and the way to drive it: the Chrome DevTools Protocol over a pipe. */
+export interface ChromiumProcess {
+  /** Answers and events: JSON texts, each with a zero byte behind it, cut anywhere. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Commands, in the same form. */
+  readonly writable: WritableStream<Uint8Array>;
+  /** Resolves when the process has ended, for whatever reason. */
+  readonly closed: Promise<void>;
+  /** Ends it at once. What it started ends with it. */
+  close(): Promise<void>;
+}
+
 /**
  * Values by key. Keys are 1 to 512 bytes of UTF-8. A value is stored whole or not at all, and can be read until
  * the last reader is done even while it is replaced. Methods reject with `code` "storage-quota", "storage-key",
@@ -160,6 +186,181 @@ export interface StoredValue {
 export interface Box {
   /** The facts that were granted, measured now. */
   facts(): Promise<{ readonly [name: string]: Json }>;
+}
+
+/**
+ * Tor, for what this instance makes itself: it can name, see and change nothing of anybody else's, of the box's or of its
+ * relay's. A member is there when its routine was granted. What was made ends with the instance. Methods reject with
+ * `code` "tor-limit" (a count of the grant is used up), "tor-refused" (never allowed here), "tor-unknown" (no such
+ * thing, or no more), "tor-gone" (the box's tor ended, and everything with it; it is started again) or as they say.
+ */
+export interface Tor {
+  readonly circuits?: TorCircuits;
+  readonly streams?: TorStreams;
+  readonly onions?: TorOnions;
+  readonly events?: TorEvents;
+  readonly directory?: TorDirectory;
+}
+
+/**
+ * One hop of a circuit: null for one of the box's own guards, which is never told (the first hop only); a fingerprint, 40
+ * hexadecimal digits; or what the relay must be like. A box that hides where it is wants null for the first hop.
+ */
+export type TorHop =
+  | null
+  | string
+  | {
+      /** As in the consensus: "Guard", "Exit", "Stable", ... */
+      readonly flags?: readonly string[];
+      /** One of these, two lower-case letters. */
+      readonly countries?: readonly string[];
+      /** A port that the relay's exit policy summary accepts. */
+      readonly exitPort?: number;
+    };
+
+export interface TorCircuits {
+  /**
+   * Builds a circuit of up to 8 hops; a number is that many of which the first is the box's guard. Rejects with
+   * "tor-no-path" when no relay is as wished, "tor-circuit-failed" or "tor-timeout".
+   */
+  build(hops?: number | readonly TorHop[]): Promise<TorCircuit>;
+  /** Those that are there now. */
+  list(): Promise<readonly TorCircuitState[]>;
+}
+
+export interface TorCircuitState {
+  readonly circuit: number;
+  readonly status: "launched" | "extended" | "built";
+  readonly path: readonly (string | null)[];
+}
+
+export interface TorCircuit extends AsyncDisposable {
+  /** For events; says nothing about other circuits. */
+  readonly id: number;
+  /** Fingerprints; null for a first hop that the box chose. */
+  readonly path: readonly (string | null)[];
+  /** Adds hops. When it rejects with "tor-circuit-failed", the circuit is gone. */
+  extend(hops: readonly TorHop[]): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface TorStreams {
+  /**
+   * A stream through a circuit of this instance, or through one that tor chooses, apart from everybody else's. Streams
+   * with different `isolation`, any text of up to 128 bytes, share no circuit. `host` is a name, an address or an onion
+   * address. Rejects with the reason of tor: "tor-exit-refused", "tor-connection-refused", "tor-onion-...", ...
+   */
+  connect(target: {
+    readonly host: string;
+    readonly port: number;
+    readonly circuit?: TorCircuit;
+    readonly isolation?: string;
+  }): Promise<TorConnection>;
+  /** The address of a name, as the circuit's last relay sees it. */
+  resolve(
+    host: string,
+    options?: { readonly circuit?: TorCircuit; readonly isolation?: string },
+  ): Promise<string>;
+}
+
+export interface TorConnection extends Connection {
+  /** For events. */
+  readonly id: number;
+}
+
+export interface TorOnions {
+  /** Makes an onion service. Resolves when tor has it; `published` waits until clients can find it. */
+  open(options: {
+    /** Ports of the onion address, 1 to 16. */
+    readonly ports: readonly number[];
+    /** `ED25519-V3:` and base64, as `key` gave it: the same address again. */
+    readonly key?: string;
+    /** Whether `key` is told. */
+    readonly keepsKey?: boolean;
+    /** x25519 public keys in base32: with any, only clients that hold one get in. */
+    readonly clientKeys?: readonly string[];
+    /** Streams of one client's circuit at once. */
+    readonly streamsMax?: number;
+  }): Promise<TorOnion>;
+}
+
+/** Iterating takes incoming connections one by one; 16 wait, further ones are closed. Ends when the service is closed. */
+export interface TorOnion extends AsyncIterable<TorIncoming>, AsyncDisposable {
+  readonly id: number;
+  /** 56 characters and ".onion". */
+  readonly address: string;
+  /** Of a new service, where it was asked for; null otherwise. Who has it has the address. */
+  readonly key: string | null;
+  /** Resolves when its descriptor is out. */
+  published(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface TorIncoming extends TorConnection {
+  /** The port of the onion address that the client asked for. */
+  readonly port: number;
+}
+
+export type TorEventKind = "circuit" | "stream" | "onion" | "bandwidth";
+
+/** What happened to a thing of this instance. `reason` is tor's word, such as TIMEOUT. */
+export type TorEvent =
+  | {
+      readonly kind: "circuit";
+      readonly circuit: number;
+      readonly status: "launched" | "extended" | "built" | "failed" | "closed";
+      readonly path: readonly (string | null)[];
+      readonly reason?: string;
+    }
+  | {
+      readonly kind: "stream";
+      readonly stream: number;
+      readonly status: "new" | "sent" | "succeeded" | "failed" | "closed";
+      /** null where tor chose it. */
+      readonly circuit: number | null;
+      readonly reason?: string;
+    }
+  | {
+      readonly kind: "onion";
+      readonly onion: number;
+      readonly status: "upload" | "uploaded" | "failed" | "closed";
+      /** Fingerprint of the directory. */
+      readonly directory: string | null;
+      readonly reason?: string;
+    }
+  /** Bytes of all streams of this instance within the last second. */
+  | { readonly kind: "bandwidth"; readonly read: number; readonly written: number }
+  /** So many events were not taken in time. */
+  | { readonly kind: "lost"; readonly count: number };
+
+export interface TorEvents {
+  /** From now on; all kinds unless told. Leaving the loop ends it. 256 events wait. */
+  watch(kinds?: readonly TorEventKind[]): AsyncIterable<TorEvent>;
+}
+
+export interface TorDirectory {
+  /** Relays of the consensus: those with all `flags`, or those with these fingerprints (at most 256). */
+  relays(filter?: {
+    readonly flags?: readonly string[];
+    readonly fingerprints?: readonly string[];
+  }): AsyncIterable<TorRelay>;
+  /** A relay's microdescriptor (dir-spec 3.3) as tor has it; null where it has none. */
+  descriptor(fingerprint: string): Promise<string | null>;
+}
+
+export interface TorRelay {
+  readonly fingerprint: string;
+  readonly nickname: string;
+  /** IPv4, then IPv6 where it has one. */
+  readonly addresses: readonly string[];
+  readonly orPort: number;
+  readonly flags: readonly string[];
+  /** Consensus weight. */
+  readonly bandwidth: number;
+  /** Ports that it lets out of Tor, as "80,443,8000-8100"; null for none. */
+  readonly exit: { readonly kind: "accept" | "reject"; readonly ports: string } | null;
+  /** Two lower-case letters; null where the box's tor does not know. */
+  readonly country: string | null;
 }
 
 /** What is deployed: a manifest (docs/spec/policy.md 3) and one source text. */

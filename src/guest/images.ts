@@ -14,8 +14,14 @@ export interface GuestRunner {
   readonly flags: readonly string[];
 }
 
+/** What functions of the chromium image see the browser as, and all that their runtime may start. */
+export const CHROMIUM_PATH = "/usr/bin/chromium";
+
 /** The import map beside the Deno runner. */
 export const DENO_IMPORTS_FILE = "imports.json";
+
+/** Tor's control port for Python functions (python/tor_control.py), beside the runner. */
+export const PYTHON_TOR_FILE = "tor_control.pyc";
 
 /**
  * @param guestDir where the runtime sees the guest directory.
@@ -24,20 +30,25 @@ export const DENO_IMPORTS_FILE = "imports.json";
  * `--allow-net` opens nothing but the sandbox's own loopback.
  */
 export function guestRunners(guestDir: string = GUEST_DIR): Readonly<Record<ImageName, GuestRunner>> {
+  const deno = (environment: string): GuestRunner => ({
+    file: "deno.js",
+    flags: [
+      "--quiet",
+      "--no-code-cache",
+      "--allow-read=/tmp",
+      "--allow-write=/tmp",
+      "--allow-net",
+      `--allow-env=${environment}`,
+      `--import-map=${guestDir}/${DENO_IMPORTS_FILE}`,
+    ],
+  });
+  // The runner points the runtime's own libraries to its proxy (deno/socks.ts).
+  const { file, flags } = deno("ALL_PROXY");
+  // Starting a process, the runtime looks whether it is to report coverage.
+  const starter = deno("ALL_PROXY,NODE_V8_COVERAGE");
   return {
-    deno: {
-      file: "deno.js",
-      flags: [
-        "--quiet",
-        "--no-code-cache",
-        "--allow-read=/tmp",
-        "--allow-write=/tmp",
-        "--allow-net",
-        // The runner points the runtime's own libraries to its proxy (deno/socks.ts).
-        "--allow-env=ALL_PROXY",
-        `--import-map=${guestDir}/${DENO_IMPORTS_FILE}`,
-      ],
-    },
+    deno: { file, flags },
+    chromium: { file: starter.file, flags: [...starter.flags, `--allow-run=${CHROMIUM_PATH}`] },
     // Compiled: parsing the source at every start would cost 7 ms and 2.5 MB.
     python: { file: "python.pyc", flags: [] },
   };
@@ -47,6 +58,8 @@ export function guestRunners(guestDir: string = GUEST_DIR): Readonly<Record<Imag
  * Whether the libraries of a runtime can open connections (fetch, requests): they need `net` and, for sockets on
  * the sandbox's loopback, the system call group of that name. `net` alone is reached through the function API.
  */
-export function bridgesSockets(grant: Pick<Grant, "net" | "syscalls">): boolean {
-  return grant.net !== undefined && grant.syscalls.includes("loopback");
+export function bridgesSockets(grant: Pick<Grant, "image" | "net" | "syscalls">): boolean {
+  if (grant.net === undefined) return false;
+  // The browser has no other way out, and its profile holds the group.
+  return grant.image === "chromium" || grant.syscalls.includes("loopback");
 }

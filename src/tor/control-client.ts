@@ -175,6 +175,10 @@ export class ControlClient implements AsyncDisposable {
       readonly key?: string;
       readonly ports: readonly OnionPort[];
       readonly flags?: readonly string[];
+      /** Streams of one rendezvous circuit at once; no limit when absent. */
+      readonly maxStreams?: number;
+      /** x25519 keys of clients in base32, 52 characters each: with any, nobody else gets in. Wants flag V3Auth. */
+      readonly clientKeys?: readonly string[];
     },
     wait: Wait = {},
   ): Promise<{ readonly serviceId: string; readonly key: string | undefined }> {
@@ -183,8 +187,10 @@ export class ControlClient implements AsyncDisposable {
     const ports = options.ports.map(
       ({ virtualPort, target }) => ` Port=${String(virtualPort)},${word(target)}`,
     );
+    const maxStreams = options.maxStreams === undefined ? "" : ` MaxStreams=${String(options.maxStreams)}`;
+    const clients = (options.clientKeys ?? []).map((key) => ` ClientAuthV3=${word(key)}`);
     const reply = await this.command(
-      `ADD_ONION ${word(options.key ?? "NEW:ED25519-V3")}${flags}${ports.join("")}`,
+      `ADD_ONION ${word(options.key ?? "NEW:ED25519-V3")}${flags}${maxStreams}${ports.join("")}${clients.join("")}`,
       wait,
     );
     const serviceId = field(reply, "ServiceID");

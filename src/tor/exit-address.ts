@@ -11,6 +11,7 @@ import { formatIp, parseIp } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
 import type { StreamEvent } from "./control-event.ts";
 import { choosePath } from "./exit-path.ts";
+import { acceptsPort, parseExitSummary } from "./relay-list.ts";
 import { type Isolation, type SocksAddress, socksConnect } from "./socks.ts";
 
 export interface ExitTarget {
@@ -98,7 +99,6 @@ export class ExitAddressDialer implements AsyncDisposable {
     await unattached?.then(async (held) => held[Symbol.asyncDispose]()).catch(() => undefined);
   }
 
-  // Sample of a microdescriptor's summary line: "p accept 80,443,8000-8100" or "p reject 25"
   async #isInSummary({ fingerprint, port }: ExitTarget, wait: Wait): Promise<boolean> {
     const key = `md/id/${fingerprint}` as const;
     const info = await this.#control.getInfo([key], wait).catch((error: unknown) => {
@@ -106,13 +106,8 @@ export class ExitAddressDialer implements AsyncDisposable {
       if (error instanceof BentoError && error.code === "tor-refused") return undefined;
       throw error;
     });
-    const summary = /^p (accept|reject) ([0-9,-]+)$/mu.exec(info?.[key] ?? "");
-    if (!summary) return false;
-    const isListed = (summary[2] ?? "").split(",").some((part) => {
-      const [low = "", high = low] = part.split("-");
-      return port >= Number(low) && port <= Number(high);
-    });
-    return (summary[1] === "accept") === isListed;
+    const summary = parseExitSummary(info?.[key] ?? "");
+    return summary !== undefined && acceptsPort(summary, port);
   }
 
   async #connectMapped(target: ExitTarget, options: ConnectOptions): Promise<Duplex> {

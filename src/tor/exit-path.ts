@@ -2,10 +2,22 @@
 // relays of one operator: not of one family, nor of one /16 (or IPv6 /32) unless this network does without that rule.
 // Spec: path-spec 2.2, dir-spec 3.4.1 (status entries), 3.3 (microdescriptors), prop. 321 (family-ids).
 
-import { randomInt } from "node:crypto";
 import { BentoError } from "../base/errors.ts";
-import { inRange, parseIp, range } from "../base/ip-address.ts";
 import type { ControlClient, Wait } from "./control-client.ts";
+import {
+  areFamily,
+  type Family,
+  isUsable,
+  type ListedRelay,
+  membersOf,
+  NO_FAMILY,
+  names,
+  parseFamily,
+  parseGuards,
+  parseRelays,
+  pickByBandwidth,
+  shareSubnet,
+} from "./relay-list.ts";
 
 /** What is asked of a control client here. */
 export type PathSource = Pick<ControlClient, "getInfo" | "getConf">;
@@ -13,24 +25,11 @@ export type PathSource = Pick<ControlClient, "getInfo" | "getConf">;
 /** Middle relays that are looked at before giving up: each costs one question to the local tor. */
 const MIDDLES_TRIED_MAX = 30;
 
-interface Relay {
-  readonly fingerprint: string;
-  readonly nickname: string;
-  readonly addresses: readonly string[];
-  readonly bandwidth: number;
-}
-
-interface Family {
-  /** Fingerprints (40 hex digits) and nicknames in lower case that the relay names. */
-  readonly members: ReadonlySet<string>;
-  readonly ids: ReadonlySet<string>;
-}
-
 /** Three fingerprints. Throws BentoError "tor-circuit-failed" when there is no such path. */
 export async function choosePath(control: PathSource, target: string, wait: Wait = {}): Promise<string[]> {
   const info = await control.getInfo(["entry-guards", "ns/all"], wait);
   const conf = await control.getConf(["EnforceDistinctSubnets", "NodeFamily"], wait);
-  const relays = parseRelays(info["ns/all"]);
+  const relays = parseRelays(info["ns/all"]).filter(isUsable);
   const last = relays.find(({ fingerprint }) => fingerprint === target);
   const apart = new Apart(control, {
     distinctSubnets: conf.EnforceDistinctSubnets[0] !== "0",
@@ -38,7 +37,7 @@ export async function choosePath(control: PathSource, target: string, wait: Wait
     wait,
   });
   // Tor's guards protect against a first relay that changes all the time; a guard of our own choice would undo that.
-  let guard: Relay | undefined;
+  let guard: ListedRelay | undefined;
   for (const fingerprint of parseGuards(info["entry-guards"])) {
     const relay = relays.find((one) => one.fingerprint === fingerprint);
     if (!relay || fingerprint === target || !(await apart.areApart(relay, last))) continue;
@@ -77,18 +76,16 @@ class Apart {
     this.#rules = rules;
   }
 
-  async areApart(one: Relay, other: Relay | undefined): Promise<boolean> {
+  async areApart(one: ListedRelay, other: ListedRelay | undefined): Promise<boolean> {
     if (!other) return true;
     if (one.fingerprint === other.fingerprint) return false;
     if (this.#rules.distinctSubnets && shareSubnet(one, other)) return false;
     if (this.#rules.groups.some((group) => names(group, one) && names(group, other))) return false;
     const [ofOne, ofOther] = await Promise.all([this.#family(one), this.#family(other)]);
-    if ([...ofOne.ids].some((id) => ofOther.ids.has(id))) return false;
-    // A family holds where both say so: nobody can push others out of paths by naming them.
-    return !(names(ofOne.members, other) && names(ofOther.members, one));
+    return !areFamily({ ...one, family: ofOne }, { ...other, family: ofOther });
   }
 
-  async #family({ fingerprint }: Relay): Promise<Family> {
+  async #family({ fingerprint }: ListedRelay): Promise<Family> {
     const asked = this.#families.get(fingerprint) ?? this.#ask(fingerprint);
     this.#families.set(fingerprint, asked);
     return asked;
@@ -103,80 +100,8 @@ class Apart {
         if (!(error instanceof BentoError) || error.code !== "tor-refused") throw error;
       }
     }
-    return { members: new Set(), ids: new Set() };
+    return NO_FAMILY;
   }
-}
-
-// Samples: "family $F3A1..(40 hex) $0B2C..=nick other" and "family-ids ed25519:AAAA.. ed25519:BBBB.."
-function parseFamily(descriptor: string): Family {
-  const line = (keyword: string) => new RegExp(`^${keyword} (.*)$`, "mu").exec(descriptor)?.[1] ?? "";
-  return { members: membersOf(line("family")), ids: new Set(line("family-ids").split(" ").filter(Boolean)) };
-}
-
-/** `$HEX`, `$HEX~nick`, `$HEX=nick`, `HEX` or `nick`, between spaces or (torrc) commas. */
-function membersOf(text: string): ReadonlySet<string> {
-  const members = text.split(/[\s,]+/u).filter(Boolean);
-  return new Set(
-    members.map((member) => {
-      const hex = /^\$?([0-9A-Fa-f]{40})(?:[=~].*)?$/u.exec(member)?.[1];
-      return hex ? hex.toUpperCase() : member.toLowerCase();
-    }),
-  );
-}
-
-function names(members: ReadonlySet<string>, relay: Relay): boolean {
-  return members.has(relay.fingerprint) || members.has(relay.nickname.toLowerCase());
-}
-
-// Sample of entry-guards: "$F3A1..(40 hex)~r0 up" or "... never-connected", "... down 2026-..", "... unusable ..."
-function parseGuards(text: string): string[] {
-  return [...text.matchAll(/^\$?([0-9A-F]{40})\S* (?:up|never-connected)/gmu)].map((match) => match[1] ?? "");
-}
-
-// Sample of ns/all (dir-spec 3.4.1):
-//   r a0 cMPeFA9BmyBdF7lWj1a+tWXTH+c xVdM..  2026-11-20 19:25:40 127.1.1.1 21001 0
-//   a [2001:db8::1]:9001
-//   s Exit Fast Guard HSDir Running Stable V2Dir Valid
-//   w Bandwidth=10000
-function parseRelays(text: string): Relay[] {
-  const relays: Relay[] = [];
-  for (const entry of text.split(/^(?=r )/mu)) {
-    const r = /^r (\S+) ([A-Za-z0-9+/]{27}) (?:\S+ )?\S+ \S+ ([0-9.]+) [0-9]+ [0-9]+$/mu.exec(entry);
-    const flags = /^s (.*)$/mu.exec(entry)?.[1]?.split(" ") ?? [];
-    if (!r || !["Fast", "Running", "Valid"].every((flag) => flags.includes(flag))) continue;
-    const ipv6 = /^a \[([0-9a-fA-F:.]+)\]:/mu.exec(entry)?.[1];
-    relays.push({
-      nickname: r[1] ?? "",
-      fingerprint: Buffer.from(r[2] ?? "", "base64")
-        .toString("hex")
-        .toUpperCase(),
-      addresses: [r[3] ?? "", ...(ipv6 === undefined ? [] : [ipv6])],
-      bandwidth: Number(/^w Bandwidth=([0-9]+)/mu.exec(entry)?.[1] ?? 0),
-    });
-  }
-  return relays;
-}
-
-function shareSubnet(one: Relay, other: Relay): boolean {
-  return one.addresses.some((text) => {
-    const address = parseIp(text);
-    if (!address) return false;
-    const subnet = range(address, address.version === 4 ? 16 : 32);
-    return other.addresses.some((otherText) => {
-      const otherAddress = parseIp(otherText);
-      return otherAddress !== undefined && inRange(otherAddress, subnet);
-    });
-  });
-}
-
-function pickByBandwidth(relays: readonly Relay[]): Relay | undefined {
-  const total = relays.reduce((sum, { bandwidth }) => sum + bandwidth, 0);
-  if (total === 0) return relays[relays.length === 0 ? 0 : randomInt(relays.length)];
-  let at = randomInt(total);
-  return relays.find(({ bandwidth }) => {
-    at -= bandwidth;
-    return at < 0;
-  });
 }
 
 function noPath(why: string): BentoError {

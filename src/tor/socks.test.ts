@@ -161,3 +161,16 @@ test("socksConnect: many bytes both ways arrive whole", async () => {
   for await (const chunk of stream) chunks.push(chunk as Uint8Array);
   assert.ok(Buffer.concat(chunks).equals(sent));
 });
+
+test("RESOLVE: asked with port 0, answered with an address of either family or none", () => {
+  const request = encodeRequest({ host: "h", port: 0, isolation, command: 0xf0 });
+  assert.equal(Buffer.from(request).toString("hex"), "050102010175017005f0000301680000");
+  const found = (...tail: number[]) => {
+    const reply = new SocksReply({ host: "h", port: 0 });
+    reply.push(Uint8Array.of(5, 0, 5, 0, 0, ...tail));
+    return reply.boundAddress;
+  };
+  assert.equal(found(1, 192, 0, 2, 7, 0, 0), "192.0.2.7");
+  assert.equal(found(4, 0x20, 1, 0xd, 0xb8, ...new Uint8Array(11), 1, 0, 0), "2001:db8::1");
+  assert.equal(found(3, 1, 97, 0, 0), undefined);
+});

@@ -8,6 +8,7 @@ import { connect } from "node:net";
 import { Duplex } from "node:stream";
 import { concat, utf8 } from "../base/bytes.ts";
 import { BentoError, ProtocolError } from "../base/errors.ts";
+import { formatIp } from "../base/ip-address.ts";
 
 /**
  * Where tor's SOCKS port listens: TCP, or a Unix socket's path (`SocksPort unix:/path`). The socket is faster for small
@@ -30,6 +31,10 @@ export interface SocksOptions {
   /** Aborts connecting; an established stream is not affected. */
   readonly signal?: AbortSignal | undefined;
 }
+
+const CONNECT = 0x01;
+/** socks-extensions: tor's own. */
+const RESOLVE = 0xf0;
 
 /** Bytes kept of what the caller writes before the SOCKS port has taken them; more waits in the stream. */
 const HIGH_WATER_BYTES = 65_536;
@@ -57,7 +62,10 @@ export async function socksConnect(
  * the TCP connection leaves together with the request, later writes follow without waiting for the reply.
  * It is destroyed with the error when connecting fails; `connected` rejects with the same error, and may be ignored.
  */
-function socksStream(options: SocksOptions): {
+export function socksStream(
+  options: SocksOptions & { readonly command?: number },
+  reply = new SocksReply(options),
+): {
   readonly stream: Duplex;
   readonly connected: Promise<void>;
 } {
@@ -69,7 +77,6 @@ function socksStream(options: SocksOptions): {
   connected.promise.catch(() => {
     // The stream carries the same error; the promise is for those who want to wait.
   });
-  const reply = new SocksReply(options);
   let afterWrite: ((error?: Error | null) => void) | undefined;
   let isRequestSent = false;
 
@@ -149,6 +156,26 @@ function socksStream(options: SocksOptions): {
   return { stream, connected: connected.promise };
 }
 
+/**
+ * The address of a name as an exit sees it (socks-extensions, RESOLVE), as text. Throws like `socksConnect`; onion
+ * names have none.
+ */
+export async function socksResolve(options: Omit<SocksOptions, "port">): Promise<string> {
+  const reply = new SocksReply({ ...options, port: 0 });
+  const { stream, connected } = socksStream({ ...options, port: 0, command: RESOLVE }, reply);
+  stream.on("error", () => {
+    // `connected` rejects with the same error.
+  });
+  try {
+    await connected;
+  } finally {
+    stream.destroy();
+  }
+  const address = reply.boundAddress;
+  if (address === undefined) throw malformed("no address was resolved");
+  return address;
+}
+
 /** Reply bytes at most: method 2, credentials 2, reply 4 + 1 + 255 + 2. */
 export const SOCKS_REPLY_BYTES_MAX = 266;
 
@@ -166,6 +193,8 @@ export class SocksReply {
   };
   #bytes: Uint8Array = new Uint8Array(0);
   #phase: "method" | "credentials" | "reply" | "done" = "method";
+  /** BND.ADDR of the reply where it is an address: what RESOLVE found. */
+  boundAddress: string | undefined;
 
   constructor(target: { host: string; port: number; isolation?: Isolation | undefined }) {
     this.#target = target;
@@ -202,6 +231,7 @@ export class SocksReply {
           if (code !== 0) throw socksFailure(code, this.#target);
           const length = replyLength(all);
           if (length === undefined || all.length < length) return undefined;
+          this.boundAddress = boundAddress(all);
           this.#take(length, "done");
           return this.#bytes;
         }
@@ -231,15 +261,30 @@ function replyLength(all: Uint8Array): number | undefined {
   }
 }
 
+/** @param all at least a whole reply. */
+function boundAddress(all: Uint8Array): string | undefined {
+  const version = all[3] === 1 ? 4 : all[3] === 4 ? 6 : undefined;
+  if (version === undefined) return undefined;
+  const octets = all.subarray(4, version === 4 ? 8 : 20);
+  return formatIp({ version, bits: BigInt(`0x${hex(octets)}`) });
+}
+
 // greeting 05 NMETHODS METHOD · credentials 01 ULEN UNAME PLEN PASSWD · request 05 01 00 03 LEN NAME PORT
 /** Greeting, credentials and CONNECT as one string of bytes. Only one method is offered: there is nothing to wait for. */
 export function encodeRequest(options: {
   readonly host: string;
   readonly port: number;
   readonly isolation?: Isolation | undefined;
+  /** CONNECT unless told. RESOLVE goes with port 0. */
+  readonly command?: number;
 }): Uint8Array {
+  const command = options.command ?? CONNECT;
   const host = counted("host name", options.host);
-  if (!Number.isInteger(options.port) || options.port < 1 || options.port > 65_535)
+  if (
+    !Number.isInteger(options.port) ||
+    options.port < (command === CONNECT ? 1 : 0) ||
+    options.port > 65_535
+  )
     throw new BentoError("tor-bad-address", `Cannot connect: port ${String(options.port)} is not 1-65535`);
   const parts: Uint8Array[] = [Uint8Array.of(5, 1, options.isolation ? 2 : 0)];
   if (options.isolation) {
@@ -255,7 +300,7 @@ export function encodeRequest(options: {
       counted("password", options.isolation.password),
     );
   }
-  parts.push(Uint8Array.of(5, 1, 0, 3), host, Uint8Array.of(options.port >> 8, options.port & 255));
+  parts.push(Uint8Array.of(5, command, 0, 3), host, Uint8Array.of(options.port >> 8, options.port & 255));
   return concat(parts);
 }
 

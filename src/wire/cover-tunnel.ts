@@ -118,7 +118,10 @@ export class CoverTunnel {
       schedule: new CellSchedule(intervalMs, clock.now()),
       next: () => this.#nextCell(),
       send: (cell) => {
-        const taken = send(cell);
+        // A promise of its own for each cell: `send` may return the same one twice.
+        const taken = (async () => {
+          await send(cell);
+        })();
         inHand.add(taken);
         taken
           .catch((error: unknown) => this.fail(error))

@@ -97,14 +97,18 @@ export class RecordEncoder {
 
   /** `[kind u8] [length u32 BE] [fields]`, in one or two parts so that bodies are not copied. */
   encode(record: Exclude<DigestRecord, { kind: "end" }>): readonly Uint8Array[] {
-    const parts = encodeRecord(record);
-    for (const part of parts) this.#hash.update(part);
+    const parts = this.parts(record);
+    for (const part of parts) this.update(part);
     return parts;
   }
 
-  /** Bytes of the encoded record. */
-  lengthOf(record: Exclude<DigestRecord, { kind: "end" }>): number {
-    return encodeRecord(record).reduce((sum, part) => sum + part.length, 0);
+  /** As `encode`, for writers that pass large bodies on in pieces: each must be given to `update`, in order. */
+  parts(record: Exclude<DigestRecord, { kind: "end" }>): readonly Uint8Array[] {
+    return encodeRecord(record);
+  }
+
+  update(piece: Uint8Array): void {
+    this.#hash.update(piece);
   }
 
   end(): Uint8Array {

@@ -132,6 +132,39 @@ test("grant: an exit policy that cannot be read accepts nothing", () => {
   assert.ok(rejected("*:443"));
 });
 
+test("grant: gives an image what it cannot do without, and refuses less", () => {
+  const offered = (change: Partial<FunctionLimits> = {}): Policy => ({
+    ...POLICY,
+    images: ["deno", "chromium"],
+    function: { ...LIMITS, memoryBytes: 256 * MIB, tmpBytes: 64 * MIB, ...change },
+  });
+  const { limits } = granted({ image: "chromium" }, offered());
+  assert.equal(limits.memoryBytes, 128 * MIB);
+  assert.equal(limits.pids, 64);
+  assert.equal(limits.tmpBytes, 32 * MIB);
+  assert.equal(
+    granted({ image: "deno" }, offered()).limits.memoryBytes,
+    64 * MIB,
+    "no other image is changed",
+  );
+  const refusals = (change: Partial<ManifestInput>, policy: Policy) => {
+    const result = grant(manifest({ image: "chromium", ...change }), policy);
+    return result.kind === "refused" ? result.refusals : [];
+  };
+  assert.deepEqual(refusals({ memory: "128MiB", pids: 64, tmp: "32MiB" }, offered()), []);
+  assert.deepEqual(refusals({ memory: "127MiB", pids: 63, tmp: "31MiB" }, offered()), [
+    { rule: "memory", wanted: "127 MiB", limit: "image chromium needs 128 MiB" },
+    { rule: "pids", wanted: "63", limit: "image chromium needs 64" },
+    { rule: "tmp", wanted: "31 MiB", limit: "image chromium needs 32 MiB" },
+  ]);
+  assert.deepEqual(refusals({}, offered({ pids: 63 })), [
+    { rule: "pids", wanted: "64", limit: "at most 63" },
+  ]);
+  assert.deepEqual(refusals({}, { ...offered(), images: ["deno"] }), [
+    { rule: "image", wanted: "chromium", limit: "deno" },
+  ]);
+});
+
 test("grant: never gives more than the policy, whatever is asked", () => {
   const amount = fc.integer({ min: 1, max: 2 ** 31 });
   const wanted = fc.record(

@@ -11,6 +11,7 @@ import {
   ANY_BOX,
   type BoxFact,
   type FunctionLimits,
+  IMAGE_NEEDS,
   type ImageName,
   type Policy,
   SELF,
@@ -118,21 +119,23 @@ export function grant(
     tell({ rule, wanted, limit, holds, asked: true });
     if (!holds) refusals.push({ rule, wanted, limit });
   };
-  /** The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. */
+  /**
+   * The wanted value if the policy allows it, else a refusal; the default within the policy if none is wanted. Never
+   * less than what the image needs.
+   */
   const within = (
     rule: string,
     wanted: number | undefined,
     limit: number,
     fallback: number,
     show: (value: number) => string,
+    need = 0,
   ): number => {
-    const shown = `at most ${show(limit)}`;
-    if (wanted !== undefined) {
-      judge(rule, show(wanted), shown, wanted <= limit);
-      return wanted;
-    }
-    const value = Math.min(fallback, limit);
-    tell({ rule, wanted: show(value), limit: shown, holds: true, asked: false });
+    const value = wanted ?? Math.max(Math.min(fallback, limit), need);
+    const holds = value >= need && value <= limit;
+    const shown = value < need ? `image ${manifest.image} needs ${show(need)}` : `at most ${show(limit)}`;
+    if (wanted === undefined && holds) tell({ rule, wanted: show(value), limit: shown, holds, asked: false });
+    else judge(rule, show(value), shown, holds);
     return value;
   };
   const members = <T extends string>(
@@ -149,11 +152,19 @@ export function grant(
   judge("store", "a new function", policy.store ? "taken" : "this box takes none", policy.store);
   members("image", [manifest.image], policy.images);
   const max = policy.function;
+  const needs = IMAGE_NEEDS[manifest.image];
   const limits: FunctionLimits = {
-    memoryBytes: within("memory", manifest.memory, max.memoryBytes, DEFAULTS.memoryBytes, formatBytes),
+    memoryBytes: within(
+      "memory",
+      manifest.memory,
+      max.memoryBytes,
+      DEFAULTS.memoryBytes,
+      formatBytes,
+      needs.memoryBytes,
+    ),
     cpuPercent: within("cpu", manifest.cpu, max.cpuPercent, DEFAULTS.cpuPercent, asPercent),
-    pids: within("pids", manifest.pids, max.pids, DEFAULTS.pids, asCount),
-    tmpBytes: within("tmp", manifest.tmp, max.tmpBytes, DEFAULTS.tmpBytes, formatBytes),
+    pids: within("pids", manifest.pids, max.pids, DEFAULTS.pids, asCount, needs.pids),
+    tmpBytes: within("tmp", manifest.tmp, max.tmpBytes, DEFAULTS.tmpBytes, formatBytes, needs.tmpBytes),
     instances: within("instances", manifest.instances, max.instances, DEFAULTS.instances, asCount),
     lifetimeMs: within("lifetime", manifest.lifetime, max.lifetimeMs, DEFAULTS.lifetimeMs, formatDuration),
     runtimeMs: within("runtime", manifest.runtime, max.runtimeMs, DEFAULTS.runtimeMs, formatDuration),

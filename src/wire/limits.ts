@@ -30,6 +30,10 @@ export const Limits = {
   nameBytesMax: 128,
   storageKeyBytesMax: 512,
   hostNameBytesMax: 255,
+  /** Ports of one onion service of a function; each has a listener. */
+  onionPortsMax: 16,
+  /** Clients that one onion service of a function lets in, where it lets in only some: one control line. */
+  onionClientsMax: 64,
   /** Error text and traceback of a function on their way to the caller. */
   errorTextBytesMax: 32 * 1024,
   /** Policy, information and list answers: what a client is ready to read. */

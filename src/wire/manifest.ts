@@ -37,7 +37,11 @@ export const manifestSchema = z.strictObject({
     .optional()
     .meta({ description: "The author's, for people.", examples: ["1.0.0"] }),
   description: z.string().max(500).optional().describe("One line for people."),
-  image: z.enum(IMAGES).describe("The runtime: `deno` for TypeScript and JavaScript, `python` for Python."),
+  image: z
+    .enum(IMAGES)
+    .describe(
+      "The runtime: `deno` for TypeScript and JavaScript, `python` for Python, `chromium` for `deno` with a web browser.",
+    ),
   entry: z
     .string()
     .regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/, "expected a Python identifier")

@@ -41,7 +41,7 @@ test("policySchema: refuses what a box must not send", () => {
     { version: 2 },
     { isolation: "none" },
     { images: ["java"] },
-    { images: ["deno", "python", "deno"] },
+    { images: ["deno", "python", "chromium", "deno"] },
     { net: undefined },
     { function: { ...LIMITS, pids: -1 } },
     { function: { ...LIMITS, pids: 0.5 } },

@@ -3,8 +3,21 @@
 
 import { z } from "zod";
 
-export const IMAGES = ["deno", "python"] as const;
+export const IMAGES = ["deno", "python", "chromium"] as const;
 export type ImageName = (typeof IMAGES)[number];
+
+/**
+ * What an instance of an image cannot do without: measured with a page of some lines. `grant` refuses less,
+ * and gives at least so much to who does not ask.
+ */
+export const IMAGE_NEEDS: Readonly<
+  Record<ImageName, Readonly<Partial<Pick<FunctionLimits, "memoryBytes" | "pids" | "tmpBytes">>>>
+> = {
+  deno: {},
+  python: {},
+  // Its processes share memory by files in /tmp; each has 10 to 30 threads.
+  chromium: { memoryBytes: 128 * 2 ** 20, pids: 64, tmpBytes: 32 * 2 ** 20 },
+};
 
 /** Groups of system calls beyond what a runtime needs to start (spec/policy 2.3). */
 export const SYSCALL_GROUPS = ["fork", "files", "loopback"] as const;

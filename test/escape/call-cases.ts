@@ -2,7 +2,6 @@
 // box must answer, and where the same request succeeds. System calls by name; `at` picks which call of a sequence
 // must be the one refused.
 
-import type { ImageName } from "../../src/box/sandbox/image.ts";
 import type { SandboxProfile } from "../../src/box/sandbox/seccomp-profiles.ts";
 import type { Answer, Argument, Place } from "./harness.ts";
 
@@ -12,12 +11,12 @@ export type Calls = readonly (readonly [string, ...Argument[]])[];
 export interface CallCase {
   readonly number: number;
   readonly title: string;
-  readonly what: Calls | Readonly<Record<ImageName, string>>;
+  readonly what: Calls | Readonly<Record<"deno" | "python", string>>;
   /** Accepted errno names; or a predicate on the whole answer. */
   readonly boxed: readonly string[] | ((answer: Answer) => boolean);
   /** Default: both. */
   readonly profiles?: readonly SandboxProfile[];
-  readonly images?: readonly ImageName[];
+  readonly images?: readonly ("deno" | "python")[];
   /** Where the same request must get through, and errnos that prove it reached the kernel's own checks. */
   readonly control:
     | { readonly place: Place; readonly also?: readonly string[]; readonly instead?: Calls }
@@ -166,9 +165,19 @@ function kernelCases(): CallCase[] {
     [21, "change scheduler", [["sched_setscheduler", 0, 3, zeros(4)]], host],
     [21, "change priority", [["setpriority", 0, 0, 5]], host],
     [21, "pin to a CPU", [["sched_setaffinity", 0, 8, { b: "ff00000000000000" }]], host],
-    [48, "sysinfo (memory, load, uptime of the host)", [["sysinfo", zeros(128)]], host],
   ];
-  return rows.map(([number, title, what, control]) => ({ number, title, what, boxed: denied, control }));
+  return [
+    ...rows.map(([number, title, what, control]) => ({ number, title, what, boxed: denied, control })),
+    {
+      number: 48,
+      title: "sysinfo (memory, load, uptime of the host)",
+      what: [["sysinfo", zeros(128)]],
+      boxed: denied,
+      // Chromium does not live without (docs/adr/0008-chromium.md).
+      profiles: ["strict", "unforked", "standard"],
+      control: host,
+    },
+  ];
 }
 
 function socketCases(): CallCase[] {
@@ -192,7 +201,7 @@ function socketCases(): CallCase[] {
 }
 
 function networkCases(fixtures: Fixtures): CallCase[] {
-  const profiles = ["standard"] as const;
+  const profiles = ["standard", "chromium"] as const;
   const abstract = connect(1, 1, unixAddress(`\0${fixtures.abstractName}`));
   const local = connect(2, 1, inetAddress([127, 0, 0, 1], fixtures.tcpPort));
   const away = inetAddress([192, 0, 2, 1], 80);
@@ -321,7 +330,7 @@ function fileCases(fixtures: Fixtures): CallCase[] {
         ["openat", AT_FDCWD, s("/tmp/link"), 0, 0],
       ],
       boxed: gone,
-      profiles: ["standard"],
+      profiles: ["standard", "chromium"],
       control: {
         place: "root",
         instead: [["openat", AT_FDCWD, s(fixtures.secretPath), 0, 0]],
@@ -362,7 +371,7 @@ function processCases(fixtures: Fixtures): CallCase[] {
       title: "kill a process of the host",
       what: [["kill", fixtures.hostPid, 0]],
       boxed: ["ESRCH"],
-      profiles: ["standard"],
+      profiles: ["standard", "chromium"],
       control: root,
     },
     {

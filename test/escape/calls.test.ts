@@ -22,7 +22,7 @@ import {
   startControl,
 } from "./harness.ts";
 
-const IMAGES: readonly ImageName[] = ["python", "deno"];
+const IMAGES = ["python", "deno"] as const;
 const PROFILES = SANDBOX_PROFILES;
 
 const resources = new AsyncDisposableStack();
@@ -50,7 +50,7 @@ async function listening(options: { path: string } | { port: number; host: strin
   return server;
 }
 
-function requestOf(what: CallCase["what"], image: ImageName): Request {
+function requestOf(what: CallCase["what"], image: (typeof IMAGES)[number]): Request {
   if ("python" in what) return { eval: what[image] };
   return {
     exitChild: numbers["exit_group"] ?? -1,

@@ -6,6 +6,13 @@ import { concat } from "../../src/base/bytes.ts";
 import { DigestReader } from "../../src/client/digest/digest-reader.ts";
 import { writePage } from "../../src/client/digest/page-writer.ts";
 import {
+  BROWSE_DEFAULTS,
+  decodeRequest,
+  decodeSettings,
+  encodeRequest,
+  encodeSettings,
+} from "../../src/wire/browse.ts";
+import {
   type ContentRecord,
   DIGEST_MAGIC,
   encodeContentFrames,
@@ -24,7 +31,7 @@ import {
   sniffFont,
   sniffImage,
 } from "../../src/wire/page/text.ts";
-import { fuzz, textOf } from "./fuzz.ts";
+import { fuzz, jsonOf, textOf } from "./fuzz.ts";
 
 const css = [
   "@import url('a.css') screen; @charset 'utf-8'; p { background: url(b.png) }",
@@ -56,6 +63,18 @@ const records = concat([
   encoder.end(),
 ]);
 const digest = concat([DIGEST_MAGIC, ...encodeContentFrames(brotliCompressSync(records))]);
+const request = encodeRequest({
+  id: 1,
+  url: "http://a.test/",
+  method: "POST",
+  body: { type: "text/plain", bytes: Uint8Array.of(1, 2, 3) },
+  referrer: "http://b.test/",
+  stop: true,
+});
+const settings = {
+  ...BROWSE_DEFAULTS,
+  shape: { kind: "bucket", bytes: [4096, 8192], rate: 65_536 },
+} as const;
 
 fuzz([
   {
@@ -117,6 +136,24 @@ fuzz([
     parse: (_, chunks) => {
       const decoder = new RecordDecoder(1 << 20);
       for (const chunk of chunks) decoder.push(chunk);
+    },
+  },
+  {
+    name: "decodeRequest",
+    seeds: [request],
+    parse: (bytes) => {
+      decodeRequest(bytes);
+      // At the only lengths that are looked into.
+      const whole = new Uint8Array(2048);
+      whole.set(bytes.subarray(0, 2048));
+      decodeRequest(whole);
+    },
+  },
+  {
+    name: "decodeSettings",
+    seeds: [JSON.stringify(encodeSettings(settings))],
+    parse: (bytes) => {
+      decodeSettings(jsonOf(bytes));
     },
   },
   {

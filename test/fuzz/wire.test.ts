@@ -1,10 +1,13 @@
 // Everything that crosses between client, box and guest, at its parsers.
 
+import { z } from "zod";
 import { BentoError } from "../../src/base/errors.ts";
 import { parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseHost, parseIp, parseRange } from "../../src/base/ip-address.ts";
 import { LegacySplitter } from "../../src/box/legacy2021/legacy-frame.ts";
 import { parseAddress } from "../../src/client/address.ts";
+import { getAnswerSchema, parseDropboxAnswer, putAnswerSchema } from "../../src/client/dropbox/answers.ts";
+import { parseLink } from "../../src/client/dropbox/link.ts";
 import { TEST_POLICY } from "../../src/client/test-box.ts";
 import {
   closeSchema,
@@ -22,6 +25,7 @@ import { parseManifest } from "../../src/wire/manifest.ts";
 import { parsePackage } from "../../src/wire/package.ts";
 import { policySchema } from "../../src/wire/policy.ts";
 import { parseBytes, parseDuration } from "../../src/wire/quantity.ts";
+import { openFile } from "../../src/wire/sealed-file.ts";
 import {
   decodeBoxFrame,
   decodeClientFrame,
@@ -98,7 +102,29 @@ const stream = (decode: (frame: Uint8Array) => unknown) => (_: Uint8Array, chunk
   splitter.end();
 };
 
+const dropboxLink = `bento:dropbox?box=127.0.0.1:8000&token=${newInvocationToken()}&key=${"A".repeat(43)}`;
+const DROPBOX_ANSWERS: z.ZodType<object> = z.union([putAnswerSchema, getAnswerSchema]);
+const sealKey = new Uint8Array(32).fill(1);
+async function openAll(chunks: readonly Uint8Array[]): Promise<void> {
+  const pieces = async function* () {
+    yield* chunks;
+  };
+  for await (const _ of openFile(pieces(), sealKey));
+}
+
 fuzz([
+  { name: "parseLink", seeds: [Buffer.from(dropboxLink)], parse: (bytes) => parseLink(textOf(bytes)) },
+  {
+    name: "parseDropboxAnswer",
+    seeds: [
+      { at: 0 },
+      { sealed: 5 },
+      { refused: "empty" },
+      { size: 5, from: 0, bytes: 5, ticket: "A".repeat(43) },
+    ].map((answer) => Buffer.from(JSON.stringify(answer))),
+    parse: (bytes) => parseDropboxAnswer(bytes, DROPBOX_ANSWERS),
+  },
+  { name: "openFile", seeds: [Buffer.alloc(20), Buffer.alloc(9000)], parse: (_, chunks) => openAll(chunks) },
   { name: "decodeClientFrame", seeds: clientFrames, parse: (bytes) => decodeClientFrame(bytes) },
   { name: "decodeBoxFrame", seeds: boxFrames, parse: (bytes) => decodeBoxFrame(bytes) },
   {

@@ -179,7 +179,7 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
         "/endless.png": endless,
         "/good.png": PICTURE,
       },
-      { deadlineMs: 1500 },
+      { deadlineMs: 3000 },
     );
     assert.deepEqual(reasons(page), ["/dead.js deadline", "/drip.png deadline", "/endless.png too-large"]);
     assert.match(textOf(page), /<img src="data:image\/png/);

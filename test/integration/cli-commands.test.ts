@@ -10,6 +10,9 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
+import { CELL_BYTES, decodeRequest } from "../../src/wire/browse.ts";
+import type { BoxChoice } from "../../src/wire/choose-boxes.ts";
+import { failedAnswer, shapedAnswer } from "../support/shaped-answer.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 /** A command that hangs is a failure. */
@@ -138,12 +141,31 @@ const WRONG: readonly [string, readonly string[], number, RegExp][] = [
   ["no message", ["send", "x"], 2, /missing required argument/],
   ["an unknown shell", ["completions", "tcsh"], 2, /bash, zsh or fish/],
   ["a number out of range", ["recv", "x", "--wait", "0"], 2, /Wanted/],
+  [
+    "boxes told apart by nothing known",
+    ["boxes", "127.0.0.1:1", "--distinct", "colour"],
+    2,
+    /relay or family/,
+  ],
+  ["a region that is none", ["boxes", "127.0.0.1:1", "--region", "Mars"], 2, /two letters/],
   ["an unknown benchmark", ["bench", "nothing"], 2, /no benchmark/],
   ["a filter that matches no test", ["test", "no-such-file-anywhere"], 2, /no test file/],
   ["close without an instance", ["close"], 2, /missing required argument/],
   ["store of a missing folder", ["store", "./missing"], 2, /Cannot find function/],
   ["check of a missing function", ["check", "./missing"], 2, /Cannot find function/],
   ["shell without a box", ["shell"], 2, /Cannot choose a box/],
+  ["put without a file", ["put"], 2, /no file is named/],
+  ["put of a missing file", ["put", "./missing"], 2, /ENOENT/],
+  ["put of a folder", ["put", "."], 2, /no regular file/],
+  ["put with an unknown padding", ["put", "/etc/hosts", "--pad", "some"], 2, /padme, none/],
+  ["put --continue of nothing", ["put", "--continue", "x"], 2, /no put is saved/],
+  ["get of what is nothing", ["get", "nonsense"], 2, /no saved name, no link/],
+  ["get of half a link", ["get", "bento:dropbox?box=127.0.0.1:1&token=x"], 7, /UUIDv4/],
+  ["get of a link with more in it", ["get", "bento:dropbox?box=127.0.0.1:1&a=b"], 7, /whole line/],
+  ["shard put, k above n", ["shard", "put", "f", "-k", "3", "-n", "2", "-o", "r"], 2, /1 <= k <= n/],
+  ["shard put without k", ["shard", "put", "f", "-n", "2", "-o", "r"], 2, /-k/],
+  ["shard get without a receipt", ["shard", "get", "./missing"], 2, /ENOENT/],
+  ["shard get of no receipt", ["shard", "get", "/etc/hosts"], 3, /no receipt/],
   ["an empty token file", ["ls", "@/dev/null", "--box", "127.0.0.1:1"], 7, /shutdown token/],
 ];
 for (const [name, args, wanted, message] of WRONG) {
@@ -251,6 +273,29 @@ for (const [outcome, wanted, message] of OUTCOMES) {
     assert.match(err, message);
   });
 }
+
+test("bento boxes: which suit and why the others do not; exit code 4 when there are too few", async (t) => {
+  const user = await newUser(t);
+  await using small = await TestBox.start({ policy: { ...TEST_POLICY, images: ["python"] } });
+  await using good = await TestBox.start();
+  const names = [small.address, good.address, "127.0.0.1:1"];
+  const all = await user.bento(["boxes", ...names, "--for", "hello", "--direct", "--json"]);
+  assert.equal(all.code, 0, all.err);
+  const choice = JSON.parse(all.out) as BoxChoice;
+  assert.deepEqual(
+    choice.chosen.map(({ box }) => box),
+    [good.address],
+  );
+  const left = new Map(choice.left.map(({ box, reason }) => [box, reason]));
+  assert.equal(left.get(small.address), "image: wanted deno, granted python");
+  assert.match(left.get("127.0.0.1:1") ?? "", /connection refused/);
+  const two = await user.bento(["boxes", ...names, "--for", "hello", "--count", "2", "--direct"]);
+  assert.equal(two.code, 4);
+  assert.match(two.out, /image: wanted deno, granted python/);
+  const region = await user.bento(["boxes", good.address, "--region", "DE", "--direct"]);
+  assert.equal(region.code, 4);
+  assert.match(region.out, /does not say in which region/);
+});
 
 test("bento run: a policy's refusal names each rule and is exit code 4", async (t) => {
   const user = await newUser(t);
@@ -405,6 +450,92 @@ test("bento run: Ctrl-C detaches, prints the command to attach again, exit code 
   assert.equal(again.code, 0, again.err);
   assert.equal(again.out, "second");
   assert.equal(box.requests.at(-1), "POST /v1/shutdown", "the function goes with its only instance");
+});
+
+const BROWSE_POLICY = { ...TEST_POLICY, net: { exit: ["accept *:*"], connections: 32, bytes: 2 ** 26 } };
+const BROWSE_SIZES = [2 * CELL_BYTES, 6 * CELL_BYTES];
+
+test("bento browse: Ctrl-C stops waiting, and the answer is read to its end all the same", async (t) => {
+  const user = await newUser(t);
+  const started = Promise.withResolvers<void>();
+  const stopped = Promise.withResolvers<void>();
+  const acknowledged: number[] = [];
+  const script: TestScript = async (call) => {
+    for await (const message of call.input) {
+      const [first, ...others] = shapedAnswer(decodeRequest(message), [40 * CELL_BYTES]);
+      call.output(first ?? new Uint8Array());
+      started.resolve();
+      await stopped.promise;
+      for (const cell of others) call.output(cell);
+      await call.acknowledged(32 * CELL_BYTES);
+      acknowledged.push(32 * CELL_BYTES);
+    }
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const args = ["browse", "http://a.test/", "--box", box.address, "--direct", "--sizes", "160KiB"];
+  const child = user.start([...args, "-o", "page.html"]);
+  let said = "";
+  child.stderr.on("data", (text: Buffer) => {
+    said += text.toString();
+    if (said.includes("Ctrl-C again")) stopped.resolve();
+  });
+  await started.promise;
+  child.kill("SIGINT");
+  const { code, err } = await finished(child);
+  assert.equal(code, 130, err);
+  assert.match(err, /Stopped\. The answer is still received/);
+  assert.deepEqual(acknowledged, [32 * CELL_BYTES]);
+  assert.equal(box.requests.at(-1), "POST /v1/shutdown");
+});
+
+test("bento browse: no page is no output and no file; an answer of another size is told", async (t) => {
+  const user = await newUser(t);
+  const script: TestScript = async (call) => {
+    for await (const message of call.input) {
+      const request = decodeRequest(message);
+      const sizes = request.url.endsWith("/other") ? [3 * CELL_BYTES] : BROWSE_SIZES;
+      const cells = request.url.endsWith("/gone")
+        ? failedAnswer(request, sizes)
+        : shapedAnswer(request, sizes);
+      for (const cell of cells) call.output(cell);
+    }
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script, policy: BROWSE_POLICY });
+  const settings = ["--box", box.address, "--direct", "--sizes", "8KiB,24KiB"];
+  const browse = (path: string, ...more: string[]) =>
+    user.bento(["browse", `http://a.test${path}`, ...settings, ...more]);
+  for (const to of [[], ["-o", "gone.html"]]) {
+    const gone = await browse("/gone", ...to);
+    assert.deepEqual([gone.code, gone.out], [1, ""]);
+    assert.match(gone.err, /There was no page/);
+    assert.doesNotMatch(gone.err, /hash is right/);
+  }
+  await assert.rejects(stat(path.join(user.dir, "gone.html")));
+  const other = await browse("/other");
+  assert.equal(other.code, 8, other.err);
+  assert.match(other.err, /none of the sizes/);
+  const good = await browse("/", "-o", "good.html", "--explain");
+  assert.equal(good.code, 0, good.err);
+  assert.match(good.err, /2 sizes at 512 KiB\/s/);
+  assert.match(await readFile(path.join(user.dir, "good.html"), "utf8"), /GET http:\/\/a\.test\//);
+});
+
+test("bento browse --explain: sizes, cost and bound", async (t) => {
+  const user = await newUser(t);
+  await writeFile(path.join(user.dir, "sizes"), '10\n300KiB\n{"event":"page","contentBytes":70000}\nnoise\n');
+  const { out } = await user.bento(["browse", "--explain", "--population", "sizes", "--fit", "2", "--json"]);
+  const explained = JSON.parse(out) as { shape: { bytes: number[] }; report: object; bound: number };
+  assert.deepEqual(explained.shape.bytes, [131_072, 327_680]);
+  assert.deepEqual(explained.report, {
+    pages: 3,
+    cut: 0,
+    used: 2,
+    bound: 2 / 3,
+    overhead: (2 * 131_072 + 327_680) / (10 + 307_200 + 70_000) - 1,
+  });
+  assert.equal((await user.bento(["browse"])).code, 2);
 });
 
 test("bento run: Tor's SOCKS port is gone: exit code 5, whatever number of boxes is known", async (t) => {

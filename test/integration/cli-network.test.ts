@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:https";
@@ -44,6 +45,25 @@ async function finished(child: ChildProcess): Promise<{ code: number | null; out
 
 const bento = (home: string, ...args: string[]) => finished(start(home, args));
 
+/** A file left on a box and one spread in shards, each fetched over the box's onion service. */
+async function filesThroughTor(home: string): Promise<void> {
+  const content = randomBytes(300_000);
+  await writeFile(path.join(home, "file"), content);
+  const put = await bento(home, "put", "file", "--as", "kept");
+  assert.match(put.out, /^bento:dropbox\?box=[a-z2-7]{56}\.onion:80&token=\S+&key=\S+\n$/, put.err);
+  await writeFile(path.join(home, "link"), put.out);
+  const got = await bento(home, "get", "@link", "-o", "got");
+  assert.equal(got.code, 0, got.err);
+  assert.ok((await readFile(path.join(home, "got"))).equals(content));
+  assert.equal((await bento(home, "get", "@link")).code, 7, "used up");
+  const shard = ["shard", "put", "file", "-k", "2", "-n", "3", "--share-boxes", "-o", "receipt.json"];
+  const sharded = await bento(home, ...shard);
+  assert.equal(sharded.code, 0, sharded.err);
+  const back = await bento(home, "shard", "get", "receipt.json", "-o", "back");
+  assert.equal(back.code, 0, back.err);
+  assert.ok((await readFile(path.join(home, "back"))).equals(content));
+}
+
 test("bento net up, run, browse, status, down: over circuits of a private network", async (t) => {
   const home = await newHome(t);
   const up = await bento(home, "net", "up", "--boxes", "1", "--json");
@@ -65,6 +85,7 @@ test("bento net up, run, browse, status, down: over circuits of a private networ
   await writeFile(path.join(home, "a.svg"), '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>');
   const block = /^127\.\d+/.exec(boxes[0]?.direct ?? "")?.[0] ?? "";
   await using web = await WebServer.start({ folder: home, address: `${block}.8.1` });
+  await filesThroughTor(home);
   const page = path.join(home, "page.html");
   const browsed = await bento(
     home,

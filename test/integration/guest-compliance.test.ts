@@ -7,7 +7,6 @@ import { after, before, describe, test } from "node:test";
 import type { JsonValue } from "../../src/wire/api.ts";
 import type { Grant } from "../../src/wire/grant.ts";
 import { Limits } from "../../src/wire/limits.ts";
-import { IMAGES, type ImageName } from "../../src/wire/policy.ts";
 import {
   fakeNet,
   GuestBench,
@@ -19,7 +18,8 @@ import {
 } from "./guest-harness.ts";
 
 /** The same function in both languages: the body of `invoke(session, env, ...args)`, and of `main(*args)`. */
-type Sources = Readonly<Record<ImageName, string>>;
+const IMAGES = ["deno", "python"] as const;
+type Sources = Readonly<Record<(typeof IMAGES)[number], string>>;
 
 const ECHO: Sources = {
   deno: "for await (const message of session) await session.send(message);",

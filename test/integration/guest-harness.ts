@@ -29,6 +29,9 @@ const ISOLATION = {
   python: ["-I", "-S", "-B", "-u", "-X", "utf8"],
 };
 
+/** Those that can also run outside a sandbox. */
+type PlainImage = keyof typeof ISOLATION;
+
 export interface RunOptions {
   readonly invocation?: Invocation;
   readonly entry?: string;
@@ -80,22 +83,30 @@ export class GuestBench implements AsyncDisposable {
   }
 
   /** @param firstUid of the user ids that sandboxes get: each test file has its own. */
-  static async open(place: Place = "plain", firstUid = 25_000): Promise<GuestBench> {
+  static async open(
+    place: Place = "plain",
+    firstUid = 25_000,
+    images: readonly ImageName[] = ["deno", "python"],
+  ): Promise<GuestBench> {
     const dir = await mkdtemp(join(tmpdir(), "bento-guest-"));
     // Sandboxes have other user ids.
     await chmod(dir, 0o755);
     const files = await buildGuests(dir);
     await writeFile(join(files.dir, "site.pem"), SITE_CERTIFICATE);
     if (place === "plain") return new GuestBench(place, dir, files, undefined);
-    const { deno, python } = files.runners;
+    const { deno, python, chromium } = files.runners;
     const env = { DENO_CERT: join(GUEST_DIR, "site.pem") };
     const host = await SandboxHost.open({
       dir,
       guest: {
         dir: files.dir,
-        runners: { ...(deno && { deno: { ...deno, env } }), ...(python && { python }) },
+        runners: {
+          ...(deno && { deno: { ...deno, env } }),
+          ...(python && { python }),
+          ...(chromium && { chromium }),
+        },
       },
-      images: ["deno", "python"],
+      images,
       uidRange: { first: firstUid, count: 50 },
       total: { memoryBytes: 2 ** 30, pidsMax: 500, cpuPercent: 200 },
       instancesMax: 8,
@@ -114,15 +125,18 @@ export class GuestBench implements AsyncDisposable {
 
   /** Launches a runtime; nothing is started in it yet. */
   async launch(image: ImageName, grant: Grant = grantOf(image)): Promise<Launched> {
-    return this.#host ? launchBoxed(this.#host, grant) : this.#launchPlain(image);
+    if (this.#host) return launchBoxed(this.#host, grant);
+    assert.ok(image !== "chromium", "the chromium image is for the sandbox");
+    return this.#launchPlain(image);
   }
 
-  #launchPlain(image: ImageName): Launched {
+  #launchPlain(image: PlainImage): Launched {
     const { file, flags } = guestRunners(this.#files.dir)[image];
     const argv = [...ISOLATION[image], ...flags, join(this.#files.dir, file)];
     const child = spawn(image === "deno" ? (findDeno() ?? assert.fail("no deno")) : PYTHON_PATH, argv, {
       stdio: ["pipe", "pipe", "inherit"],
-      env: { NO_COLOR: "1", DENO_CERT: this.caFile },
+      // As in the sandbox: a runtime that asks for updates is no part of a test.
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_CERT: this.caFile },
     });
     const exited = new Promise<number | string>((resolve) => {
       child.once("exit", (code, signal) => {
@@ -212,7 +226,7 @@ async function launchBoxed(host: SandboxHost, grant: Grant): Promise<Launched> {
   };
 }
 
-function grantOf(image: ImageName, wanted: Partial<Grant> = {}): Grant {
+export function grantOf(image: ImageName, wanted: Partial<Grant> = {}): Grant {
   const limits = {
     memoryBytes: 128 * 2 ** 20,
     cpuPercent: 100,

@@ -6,6 +6,7 @@ import path from "node:path";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type DoctorCheck, examine } from "../../box/sandbox/doctor.ts";
+import { hasStem } from "../../box/sandbox/image.ts";
 import { DEFAULT_UID_RANGE } from "../../box/sandbox/uid-pool.ts";
 import { type Cli, socksAddress } from "../../client/cli/cli.ts";
 import { EXIT } from "../../client/cli/exit-code.ts";
@@ -19,7 +20,7 @@ export async function doctor(cli: Cli, options: { socks?: string }): Promise<num
   const checks: DoctorCheck[] = [];
   {
     using _progress = new Progress(io, "Examining this machine");
-    checks.push(await checkTor());
+    checks.push(await checkTor(), await checkStem());
     if (options.socks !== undefined) checks.push(await checkSocks(options.socks));
     const dir = await mkdtemp(path.join(tmpdir(), "bento-doctor-"));
     try {
@@ -27,7 +28,7 @@ export async function doctor(cli: Cli, options: { socks?: string }): Promise<num
       checks.push(
         ...(await examine({
           guest,
-          images: ["deno", "python"],
+          images: ["deno", "python", "chromium"],
           uidRange: DEFAULT_UID_RANGE,
           clock: systemClock,
         })),
@@ -60,6 +61,18 @@ async function checkTor(): Promise<DoctorCheck> {
     isRequired: false,
     found: version ?? "not installed",
     fix: "Install tor (Debian: apt-get install tor): private networks and onion services need it.",
+  };
+}
+
+/** Only functions that are written for it miss it. */
+async function checkStem(): Promise<DoctorCheck> {
+  const ok = await hasStem();
+  return {
+    name: "Stem in the python image",
+    ok,
+    isRequired: false,
+    found: ok ? "installed" : "not installed",
+    fix: "Install python3-stem (Debian: apt-get install python3-stem): Python functions that control Tor need it.",
   };
 }
 

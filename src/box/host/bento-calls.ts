@@ -1,6 +1,7 @@
 // Carries out a guest's `bento.*` calls with the service that its grant gave it (spec/guest 5.2): answers, and the
 // records of a session in both directions. The guest is hostile, and so may be the far function.
 
+import { orAborted } from "../../base/abort.ts";
 import { utf8 } from "../../base/bytes.ts";
 import { ProtocolError, unreachable } from "../../base/errors.ts";
 import {
@@ -15,7 +16,7 @@ import { RemoteRefusal } from "./bento-error.ts";
 import { CallInput } from "./call-input.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
-import type { CallAnswer } from "./guest-dispatch.ts";
+import type { CallAnswer } from "./guest-relay.ts";
 import type { FarSession, InstanceBento } from "./services.ts";
 
 type BentoCall = Extract<GuestCall, { method: `bento.${string}` }>;
@@ -112,11 +113,13 @@ async function relay(
     const { instance, offset, deployed } = session;
     answer.reply({ instance, offset });
     await sendRecord(open, RECORD.deployed, utf8(JSON.stringify(deployed ?? null)));
-    const sending = sendInput(session, records);
-    const { promise: broken, reject } = Promise.withResolvers<never>();
-    sending.catch(reject);
-    broken.catch(() => undefined);
-    await Promise.race([sendOutput(session, open), broken]);
+    const over = Promise.withResolvers<void>();
+    // Whoever leaves first does not wait for it.
+    over.promise.catch(() => undefined);
+    sendInput(session, records).catch(over.reject);
+    sendOutput(session, open).then(over.resolve, over.reject);
+    // Nobody who leaves is kept by a far function that says nothing.
+    await orAborted(over.promise, open.signal);
     answer.dataEnd();
   } finally {
     await session.detach();

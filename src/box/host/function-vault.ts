@@ -40,8 +40,8 @@ export class Space {
 
 /** One version of one value. Its file goes when nobody refers to it any more. */
 interface Value {
-  readonly path: string;
-  readonly cipher: FileCipher;
+  /** Names the file and, with the function's key, its key: derived again for each read, for idle values are many. */
+  readonly fileId: string;
   readonly bytes: number;
   /** Bytes charged for it. */
   readonly cost: number;
@@ -113,7 +113,7 @@ export class FunctionVault implements FunctionStorage {
       signal.throwIfAborted();
       // Nothing is awaited between this and the next line: of several that create one key, one succeeds.
       if (create) this.#refuseTaken(key);
-      this.#replace(key, { path, cipher, bytes, cost, references: 1 });
+      this.#replace(key, { fileId, bytes, cost, references: 1 });
       return bytes;
     } catch (error) {
       await rm(path, { force: true });
@@ -200,7 +200,8 @@ export class FunctionVault implements FunctionStorage {
       this.#releaseSoon(value);
     };
     signal.addEventListener("abort", release, { once: true });
-    const chunks = readSealed(value.path, value.cipher, value.bytes, offset);
+    const cipher = new FileCipher(this.#key, this.#id, value.fileId);
+    const chunks = readSealed(join(this.#dir, value.fileId), cipher, value.bytes, offset);
     return {
       async *[Symbol.asyncIterator]() {
         try {
@@ -234,7 +235,7 @@ export class FunctionVault implements FunctionStorage {
   async #release(value: Value): Promise<void> {
     value.references--;
     if (value.references > 0) return;
-    await rm(value.path, { force: true });
+    await rm(join(this.#dir, value.fileId), { force: true });
     this.#giveBack(value.cost);
   }
 

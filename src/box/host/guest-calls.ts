@@ -3,6 +3,8 @@
 
 import { z } from "zod";
 import { BentoError } from "../../base/errors.ts";
+import { HOPS_MAX } from "../../tor/firewall/choose-path.ts";
+import { EVENT_KINDS } from "../../tor/firewall/owner-watch.ts";
 import { LOG_LEVELS } from "../../wire/api.ts";
 import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
@@ -19,10 +21,83 @@ function text(bytesMin: number, bytesMax: number) {
 
 const key = text(1, Limits.storageKeyBytesMax);
 
+const handle = z.int().positive();
+const port = z.int().min(1).max(65535);
+const fingerprint = z.string().regex(/^[0-9A-Fa-f]{40}$/, "expected 40 hexadecimal digits");
+const flag = z.string().regex(/^[A-Za-z0-9]{1,24}$/, "expected a flag such as Guard");
+const country = z.string().regex(/^[a-z]{2}$/, "expected two lower-case letters");
+const hops = z
+  .array(
+    z.union([
+      z.null(),
+      fingerprint,
+      z.strictObject({
+        flags: z.array(flag).max(16).optional(),
+        countries: z.array(country).max(300).optional(),
+        exitPort: port.optional(),
+      }),
+    ]),
+  )
+  .min(1)
+  .max(HOPS_MAX);
+const place = { circuit: handle.optional(), isolation: text(0, Limits.nameBytesMax).optional() };
+const onlyCircuit = z.strictObject({ circuit: handle });
+const onlyOnion = z.strictObject({ onion: handle });
+
+/** spec/tor-firewall 2. */
+const torCalls = [
+  z.strictObject({ method: z.literal("tor.launch"), params: z.strictObject({ hops }) }),
+  z.strictObject({ method: z.literal("tor.built"), params: onlyCircuit }),
+  z.strictObject({ method: z.literal("tor.extend"), params: z.strictObject({ circuit: handle, hops }) }),
+  z.strictObject({ method: z.literal("tor.close"), params: onlyCircuit }),
+  z.strictObject({ method: z.literal("tor.circuits"), params: z.strictObject({}) }),
+  z.strictObject({
+    method: z.literal("tor.connect"),
+    params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port, ...place }),
+  }),
+  z.strictObject({
+    method: z.literal("tor.resolve"),
+    params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), ...place }),
+  }),
+  z.strictObject({
+    method: z.literal("tor.onion.open"),
+    params: z.strictObject({
+      ports: z.array(port).min(1).max(Limits.onionPortsMax),
+      key: z
+        .string()
+        .regex(/^ED25519-V3:[A-Za-z0-9+/]{86}==$/, "expected ED25519-V3: and 88 characters of base64")
+        .optional(),
+      keepsKey: z.boolean().default(false),
+      clientKeys: z
+        .array(z.string().regex(/^[A-Za-z2-7]{52}$/, "expected 52 characters of base32"))
+        .max(Limits.onionClientsMax)
+        .optional(),
+      streamsMax: z.int().min(1).max(65535).optional(),
+    }),
+  }),
+  z.strictObject({ method: z.literal("tor.onion.published"), params: onlyOnion }),
+  z.strictObject({ method: z.literal("tor.onion.accept"), params: onlyOnion }),
+  z.strictObject({ method: z.literal("tor.onion.close"), params: onlyOnion }),
+  z.strictObject({
+    method: z.literal("tor.relays"),
+    params: z.strictObject({
+      flags: z.array(flag).max(16).optional(),
+      fingerprints: z.array(fingerprint).max(256).optional(),
+    }),
+  }),
+  z.strictObject({ method: z.literal("tor.descriptor"), params: z.strictObject({ fingerprint }) }),
+  z.strictObject({
+    method: z.literal("tor.watch"),
+    params: z.strictObject({ kinds: z.array(z.enum(EVENT_KINDS)).min(1).max(EVENT_KINDS.length) }),
+  }),
+] as const;
+const torCallSchema = z.discriminatedUnion("method", torCalls);
+export type TorCall = z.infer<typeof torCallSchema>;
+
 export const guestCallSchema = z.discriminatedUnion("method", [
   z.strictObject({
     method: z.literal("net.connect"),
-    params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port: z.int().min(1).max(65535) }),
+    params: z.strictObject({ host: text(1, Limits.hostNameBytesMax), port }),
   }),
   z.strictObject({
     method: z.literal("storage.put"),
@@ -44,6 +119,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
   ...bentoCallSchemas,
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
   z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
+  ...torCalls,
 ]);
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
@@ -85,6 +161,28 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "storage-exists",
   "storage-erased",
   "disk-full",
+  "tor-refused",
+  "tor-limit",
+  "tor-unknown",
+  "tor-no-path",
+  "tor-circuit-failed",
+  "tor-stream-failed",
+  "tor-stream-closed",
+  "tor-exit-refused",
+  "tor-connection-refused",
+  "tor-unreachable",
+  "tor-timeout",
+  "tor-bad-address",
+  "tor-onion-descriptor-not-found",
+  "tor-onion-descriptor-invalid",
+  "tor-onion-introduction-failed",
+  "tor-onion-introduction-timeout",
+  "tor-onion-rendezvous-failed",
+  "tor-onion-auth-missing",
+  "tor-onion-auth-wrong",
+  "tor-onion-bad-address",
+  "tor-gone",
+  "tor-closed",
   "not-granted",
   "bad-call",
   "too-many-calls",
@@ -92,8 +190,8 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "closed",
 ]);
 
-/** Each at most 1.1 KiB of text, four times that in JSON: together they fit a frame. */
-const REFUSALS_MAX = 12;
+/** Each at most 1.1 KiB of text, six times that in JSON at worst: together they fit a frame. */
+const REFUSALS_MAX = 8;
 
 /** undefined for an error that a function must not see: the caller logs it and answers "internal". */
 export function refusalOf(error: unknown): CallRefusal | undefined {

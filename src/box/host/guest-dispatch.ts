@@ -1,24 +1,16 @@
 // Carries out a guest's calls with the services that its grant gave it (spec/guest 5).
 
-import type { Duplex } from "node:stream";
 import { addAbortSignal } from "node:stream";
-import { finished } from "node:stream/promises";
-import { BentoError, unreachable } from "../../base/errors.ts";
+import { BentoError } from "../../base/errors.ts";
 import { GUEST_PAYLOAD_BYTES_MAX } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import { carryOutBento } from "./bento-calls.ts";
 import { CallInput } from "./call-input.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
+import { type CallAnswer, relay } from "./guest-relay.ts";
+import { carryOutTor } from "./guest-tor-calls.ts";
 import type { FunctionStorage, HostServices, InstanceNet } from "./services.ts";
-
-/** How a call talks back. */
-export interface CallAnswer {
-  /** The one answer. */
-  reply(result: unknown): void;
-  /** Ends the box's direction of the call's stream. */
-  dataEnd(): void;
-}
 
 const TAKES_DATA: ReadonlySet<GuestCall["method"]> = new Set([
   "net.connect",
@@ -26,6 +18,8 @@ const TAKES_DATA: ReadonlySet<GuestCall["method"]> = new Set([
   "bento.deploy",
   "bento.run",
   "bento.open",
+  "tor.connect",
+  "tor.onion.accept",
 ]);
 
 /** Whether the guest may send bytes on the call's id. */
@@ -71,7 +65,7 @@ export async function carryOut(
       answer.reply(null);
       return;
     default:
-      unreachable(call);
+      return carryOutTor(call, open, granted(services.tor, "tor"), answer);
   }
 }
 
@@ -101,27 +95,6 @@ async function connect(
   } finally {
     connection.destroy();
   }
-}
-
-/** Both directions until both have ended; each is as fast as its receiver. */
-async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Promise<void> {
-  const done = finished(connection);
-  done.catch(() => {
-    /* awaited below; an earlier error comes through the reading side first */
-  });
-  open.connectSink({
-    data(bytes, taken) {
-      connection.write(bytes, () => taken());
-    },
-    end() {
-      connection.end();
-    },
-  });
-  for await (const chunk of connection.iterator({ destroyOnReturn: false })) {
-    await open.send(chunk as Uint8Array);
-  }
-  answer.dataEnd();
-  await done;
 }
 
 async function put(

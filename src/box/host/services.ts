@@ -3,6 +3,7 @@
 // Everything a guest passes in has been parsed and bounded before it reaches a service.
 
 import type { Duplex } from "node:stream";
+import type { TorUse } from "../../tor/firewall/owner.ts";
 import type { Info, Invocation, JsonValue, Outcome, Stored } from "../../wire/api.ts";
 import type { BoxChoice, BoxConstraints } from "../../wire/choose-boxes.ts";
 import type { Policy } from "../../wire/policy.ts";
@@ -10,6 +11,7 @@ import type { Policy } from "../../wire/policy.ts";
 export interface HostServices {
   readonly net?: InstanceNet;
   readonly storage?: FunctionStorage;
+  readonly tor?: InstanceTor;
   readonly bento?: InstanceBento;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
@@ -31,6 +33,12 @@ export interface InstanceNet extends AsyncDisposable {
    * "net-refused" (policy; message says which rule), "net-limit", "net-unreachable" or "net-timeout".
    */
   connect(target: { host: string; port: number }, options: { signal: AbortSignal }): Promise<Duplex>;
+}
+
+/** Tor for one instance. Ends what it made. */
+export interface InstanceTor extends AsyncDisposable {
+  /** The instance's part of the tor that runs now. Throws BentoError "tor-gone" when none does for long. */
+  use(signal: AbortSignal): Promise<TorUse>;
 }
 
 /** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "storage-exists", "disk-full". */

@@ -18,6 +18,7 @@ const image: StagedImage = {
     bound: [],
     texts: [],
     symlinks: [],
+    devices: ["/dev/urandom"],
     memoryBytesMin: 1,
   },
 };
@@ -30,17 +31,21 @@ test("atLeast: compares part by part", () => {
   assert.ok(!atLeast([0], [0, 1]));
 });
 
-test("contentArguments: no mount lies where a function can write, and all but /tmp is read-only", () => {
+test("contentArguments: no mount lies where a function can write, and all but /tmp and devices is read-only", () => {
   const args = contentArguments({ image, tmpBytes: 4096 });
   const mounts = args.flatMap((arg, at) =>
     /^--(.*bind.*|tmpfs|proc|dev|dir|file)$/.test(arg) ? [[arg, at] as const] : [],
   );
   assert.deepEqual(
     mounts.map(([kind]) => kind),
-    ["--ro-bind", "--ro-bind", "--ro-bind", "--tmpfs"],
+    ["--ro-bind", "--ro-bind", "--ro-bind", "--dev-bind", "--tmpfs"],
   );
   const targets = mounts.map(([kind, at]) => args[at + (kind === "--tmpfs" ? 1 : 2)]);
-  assert.deepEqual(targets, ["/", "/usr/lib/python3.11", "/bento", "/tmp"], "the writable one last");
+  assert.deepEqual(
+    targets,
+    ["/", "/usr/lib/python3.11", "/bento", "/dev/urandom", "/tmp"],
+    "the writable one last",
+  );
 });
 
 test("contentArguments: the environment is exactly the plan's, /tmp has its size", () => {

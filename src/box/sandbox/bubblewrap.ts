@@ -120,6 +120,7 @@ export function contentArguments(box: Pick<BoxedProcess, "image" | "tmpBytes">):
     ["--uid", "1000", "--gid", "1000", "--hostname", "bento"],
     ["--ro-bind", root, "/"],
     ...binds.map(({ source, target }) => ["--ro-bind", source, target]),
+    ...plan.devices.map((path) => ["--dev-bind", path, path]),
     ["--size", String(box.tmpBytes), "--perms", "0700", "--tmpfs", "/tmp"],
     ["--chdir", "/tmp"],
     ...Object.entries(plan.env).map(([name, value]) => ["--setenv", name, value]),

@@ -7,9 +7,11 @@ import { access, readdir, realpath } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { readElfNeeds } from "./elf.ts";
+import type { ImageName } from "../../wire/policy.ts";
+import { chromiumPlan } from "./chromium-image.ts";
+import { findLibraries } from "./libraries.ts";
 
-export type ImageName = "deno" | "python";
+export type { ImageName };
 
 /** The runner of one image, brought by the caller. */
 export interface GuestRunner {
@@ -47,6 +49,8 @@ export interface ImagePlan {
   readonly bound: readonly Placement[];
   readonly texts: readonly { readonly target: string; readonly text: string }[];
   readonly symlinks: readonly { readonly target: string; readonly to: string }[];
+  /** Device files of the host that appear inside under the same names. */
+  readonly devices: readonly string[];
   /** Bytes of memory below which the runtime does not start. */
   readonly memoryBytesMin: number;
 }
@@ -63,12 +67,12 @@ export type ImageProbe =
 
 const MIB = 1024 * 1024;
 const CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt";
-/** Needed by glibc itself when a thread ends; no program names it. */
-const LIBGCC = "libgcc_s.so.1";
 const PYTHON_PACKAGES = "/usr/lib/python3/dist-packages";
 const REQUESTS = ["requests", "urllib3", "certifi", "idna"];
 /** Present or not depending on the release of requests. */
 const REQUESTS_OPTIONAL = ["chardet", "charset_normalizer", "six.py", "socks.py"];
+/** Of python3-stem, for functions that use Tor; everything else works without it. */
+const STEM = "stem";
 
 /** Name lookups end in this file; without it every lookup would wait for a name server that is not there. */
 const NAME_FILES = [
@@ -96,9 +100,9 @@ export async function probeImage(
     return incomplete(`runner for ${name}`, "This is an error of the program that starts the box.");
   const main = join(guest.dir, runner.file);
   if (!(await exists(main))) return incomplete(main, "Reinstall Bento: its guest files are not complete.");
-  return name === "deno"
-    ? await probeDeno(guest, runner, options.denoPath ?? findDeno())
-    : await probePython(guest, runner);
+  if (name === "python") return await probePython(guest, runner);
+  const deno = await probeDeno(guest, runner, options.denoPath ?? findDeno());
+  return name === "deno" || deno.kind === "incomplete" ? deno : await chromiumPlan(deno.plan);
 }
 
 function incomplete(what: string, fix: string): ImageProbe {
@@ -160,9 +164,15 @@ async function probeDeno(
       texts: NAME_FILES,
       // Deno ends itself when it cannot read its own path, which node: modules ask for. This is all of /proc.
       symlinks: [{ target: "/proc/self/exe", to: "/usr/bin/deno" }],
+      devices: [],
       memoryBytesMin: 32 * MIB,
     },
   };
+}
+
+/** Whether Python functions get Stem. */
+export async function hasStem(): Promise<boolean> {
+  return await exists(join(PYTHON_PACKAGES, STEM));
 }
 
 async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<ImageProbe> {
@@ -185,7 +195,8 @@ async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<Imag
   // A module whose library is absent cannot be imported, here as on the host.
   const wanted = await findLibraries([python, ...modules]);
   const packages = [...REQUESTS];
-  for (const name of REQUESTS_OPTIONAL) if (await exists(join(PYTHON_PACKAGES, name))) packages.push(name);
+  for (const name of [...REQUESTS_OPTIONAL, STEM])
+    if (await exists(join(PYTHON_PACKAGES, name))) packages.push(name);
   const zones = "/usr/share/zoneinfo";
   return {
     kind: "complete",
@@ -213,49 +224,8 @@ async function probePython(guest: GuestFiles, runner: GuestRunner): Promise<Imag
       ],
       texts: NAME_FILES,
       symlinks: [],
+      devices: [],
       memoryBytesMin: 16 * MIB,
     },
   };
-}
-
-/** Where the dynamic linker looks without a cache file; Debian's directory first. */
-function libraryDirectories(): string[] {
-  const triple = process.arch === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
-  return [`/lib/${triple}`, `/usr/lib/${triple}`, "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
-}
-
-/** The closure of all libraries that `programs` need, with the dynamic linker and libgcc. */
-async function findLibraries(
-  programs: readonly string[],
-): Promise<{ found: Placement[]; missing: MissingPart[] }> {
-  const found = new Map<string, Placement>();
-  const missing: MissingPart[] = [];
-  const seen = new Set<string>([LIBGCC]);
-  const names = [LIBGCC];
-  const inspect = async (path: string) => {
-    const needs = await readElfNeeds(path);
-    const interpreter = needs?.interpreter;
-    if (interpreter !== undefined) found.set(interpreter, { source: interpreter, target: interpreter });
-    for (const name of needs?.libraries ?? []) {
-      if (seen.has(name)) continue;
-      seen.add(name);
-      names.push(name);
-    }
-  };
-  for (const program of programs) await inspect(program);
-  for (let name = names.shift(); name !== undefined; name = names.shift()) {
-    const path = await firstExisting(libraryDirectories().map((directory) => `${directory}/${name}`));
-    if (path === undefined) {
-      missing.push({ what: `library ${name}`, fix: `Install the package that contains ${name}.` });
-      continue;
-    }
-    found.set(path, { source: path, target: path });
-    await inspect(path);
-  }
-  return { found: [...found.values()], missing };
-}
-
-async function firstExisting(paths: readonly string[]): Promise<string | undefined> {
-  for (const path of paths) if (await exists(path)) return path;
-  return undefined;
 }

@@ -7,13 +7,13 @@
 
 /**
  * How much an instance may do inside its box, each more than the one before: compute and read; change files in /tmp
- * and use sockets of its own loopback; start processes. None reaches the network: the namespace has none.
+ * and use sockets of its own loopback; start processes; be Chromium. None reaches the network: the namespace has none.
  */
-export const SANDBOX_PROFILES = ["strict", "unforked", "standard"] as const;
+export const SANDBOX_PROFILES = ["strict", "unforked", "standard", "chromium"] as const;
 export type SandboxProfile = (typeof SANDBOX_PROFILES)[number];
 
 /** A named set of rules. Policies and manifests speak of groups, never of system calls. */
-export type SyscallGroup = "base" | "threads" | "fork" | "files" | "loopback";
+export type SyscallGroup = "base" | "threads" | "fork" | "files" | "loopback" | "chromium";
 
 /**
  * One condition on one argument (0-5): `(argument & mask) === value`, as unsigned 64-bit numbers.
@@ -71,17 +71,21 @@ const ARCH_SET_FS = 0x1002n;
 const AF_UNIX = 1n;
 const AF_INET = 2n;
 const SOCK_STREAM = 1n;
+const SOCK_SEQPACKET = 5n;
 const SOCK_TYPE_MASK = ALL_BITS ^ 0o2004000n; // all but SOCK_NONBLOCK and SOCK_CLOEXEC
 
-/** A stream socket of one family with the family's only protocol: no raw, no MPTCP, no SCTP. */
-const streamSocket = (name: string, family: bigint, protocol: bigint): SyscallRule => ({
+const socketOf = (name: string, family: bigint, type: bigint, protocol: bigint): SyscallRule => ({
   name,
   tests: [
     { argument: 0, mask: ALL_BITS, value: family },
-    { argument: 1, mask: SOCK_TYPE_MASK, value: SOCK_STREAM },
+    { argument: 1, mask: SOCK_TYPE_MASK, value: type },
     { argument: 2, mask: ALL_BITS, value: protocol },
   ],
 });
+
+/** A stream socket of one family with the family's only protocol: no raw, no MPTCP, no SCTP. */
+const streamSocket = (name: string, family: bigint, protocol: bigint): SyscallRule =>
+  socketOf(name, family, SOCK_STREAM, protocol);
 
 const BASE: readonly SyscallRule[] = [
   // Start and end. execve is how bwrap starts the runtime; the mini-root holds nothing else to execute.
@@ -150,18 +154,28 @@ const LOOPBACK: readonly SyscallRule[] = [
   ...plain("sendto", "sendmsg", "recvmsg"),
 ];
 
+const CHROMIUM: readonly SyscallRule[] = [
+  // How its processes reach each other, descriptors included. Like every pair it has no address and reaches nobody else.
+  socketOf("socketpair", AF_UNIX, SOCK_SEQPACKET, 0n),
+  // How the C library learns how much memory there is. Where it fails, Chromium takes the stack's garbage for the
+  // answer and ends, now and then, before its first page. It tells the machine's memory, load and time since boot.
+  ...plain("sysinfo"),
+];
+
 const GROUPS: Readonly<Record<SyscallGroup, readonly SyscallRule[]>> = {
   base: BASE,
   threads: THREADS,
   fork: FORK,
   files: FILES,
   loopback: LOOPBACK,
+  chromium: CHROMIUM,
 };
 
 const PROFILES: Readonly<Record<SandboxProfile, readonly SyscallGroup[]>> = {
   strict: ["base", "threads"],
   unforked: ["base", "threads", "files", "loopback"],
   standard: ["base", "threads", "fork", "files", "loopback"],
+  chromium: ["base", "threads", "fork", "files", "loopback", "chromium"],
 };
 
 /** The rules of a profile, in the order in which they are added to the filter. */

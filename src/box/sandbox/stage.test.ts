@@ -49,6 +49,7 @@ test("Stage.make: lays out files, texts and links, binds what is reachable, copi
     ],
     texts: [{ target: "/etc/hosts", text: "127.0.0.1 localhost\n" }],
     symlinks: [{ target: "/proc/self/exe", to: "/usr/bin/deno" }],
+    devices: ["/dev/urandom"],
   };
   const dir = join(made.dir, "data");
   await mkdir(dir);
@@ -62,7 +63,15 @@ test("Stage.make: lays out files, texts and links, binds what is reachable, copi
   assert.equal((await stat(join(image.root, "copied/sub/tool"))).mode & 0o777, 0o755);
   assert.equal(await readlink(join(image.root, "proc/self/exe")), "/usr/bin/deno");
   assert.equal(await isReachable(join(image.root, "copied/sub/tool"), "private"), true);
-  assert.deepEqual((await readdir(image.root)).sort(), ["copied", "etc", "lib", "opened", "proc", "tmp"]);
+  assert.deepEqual((await readdir(image.root)).sort(), [
+    "copied",
+    "dev",
+    "etc",
+    "lib",
+    "opened",
+    "proc",
+    "tmp",
+  ]);
   assert.equal((await readdir(dir)).length, 1, "the earlier life's directory is gone");
   await stage[Symbol.asyncDispose]();
   assert.deepEqual(await readdir(dir), []);

@@ -131,6 +131,10 @@ async function stageImage(plan: ImagePlan, root: string, user: InstanceUser): Pr
     await makeDirectory(dirname(join(root, target)));
     await symlink(to, join(root, target));
   }
+  for (const path of plan.devices) {
+    await makeDirectory(dirname(join(root, path)));
+    await writeFile(join(root, path), "");
+  }
   const binds: Placement[] = [];
   for (const { source, target } of plan.bound) {
     if (!(await isReachable(source, user))) {

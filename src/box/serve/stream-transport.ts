@@ -80,7 +80,8 @@ export class StreamTransport implements SessionTransport {
     const { socket } = request;
     const timer = setTimeout(() => socket.destroy(), lingerMs);
     // Node forgets a request whose response has ended: nobody else would end its reader.
-    socket.once("close", () => request.destroy());
+    const onClose = () => request.destroy();
+    socket.once("close", onClose);
     this.#response.end();
     // Hanging up on a client that still sends would reset the connection, and with it what the client has not read
     // yet. So its body is read to the end, which it sends when it has got everything.
@@ -93,6 +94,8 @@ export class StreamTransport implements SessionTransport {
       await promise;
     }
     clearTimeout(timer);
+    // The connection may serve more requests.
+    socket.off("close", onClose);
   }
 
   async #drained(): Promise<void> {

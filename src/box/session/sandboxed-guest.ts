@@ -16,6 +16,8 @@ import type { Guest, GuestEnd, GuestRequest, GuestStarter } from "./guest.ts";
 
 /** Files that one instance may have open. The runtimes hold about 15; connections are not files of the guest. */
 export const GUEST_OPEN_FILES = 256;
+/** Of one process of the chromium image: the browser holds about 120 and more for each frame and connection. */
+const CHROMIUM_OPEN_FILES = 1024;
 /** How long the end of the process may lag behind the end of its channel: milliseconds. */
 const EXIT_GRACE_MS = 1_000;
 
@@ -42,13 +44,15 @@ export function sandboxSpec(grant: Grant): SandboxSpec {
       cpuPercent,
       pidsMax: Math.max(pids, SANDBOX_LIMITS.pidsMin),
       tmpBytes: Math.max(tmpBytes, SANDBOX_LIMITS.tmpBytesMin),
-      openFilesMax: GUEST_OPEN_FILES,
+      openFilesMax: grant.image === "chromium" ? CHROMIUM_OPEN_FILES : GUEST_OPEN_FILES,
     },
   };
 }
 
 /** The narrowest profile that holds all granted groups. `files` and `loopback` reach nothing but the box itself. */
-function profileOf({ syscalls }: Grant): SandboxProfile {
+function profileOf({ image, syscalls }: Grant): SandboxProfile {
+  // Its profile is part of the image: an operator who offers one offers the other.
+  if (image === "chromium") return "chromium";
   if (syscalls.includes("fork")) return "standard";
   return syscalls.length > 0 ? "unforked" : "strict";
 }

@@ -1,11 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { brotliCompressSync } from "node:zlib";
-import { concat, utf8 } from "../../base/bytes.ts";
+import { shapedAnswer } from "../../../test/support/shaped-answer.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { BROWSE_DEFAULTS, type BrowseRequest, CELL_BYTES, decodeRequest, RATES } from "../../wire/browse.ts";
-import { CellFiller } from "../../wire/cells.ts";
-import { RecordEncoder } from "../../wire/digest.ts";
 import { BoxClient, directDial } from "../client.ts";
 import { TestBox, type TestCall } from "../test-box.ts";
 import { BrowseSession } from "./browse-session.ts";
@@ -17,22 +14,7 @@ const SETTINGS = {
 } as const;
 const PACKAGE = { manifest: { name: "browser", image: "deno" as const }, source: "x" };
 
-/** The cells of an answer: a page that says what was asked for. */
-function answer(request: BrowseRequest, sizes: readonly number[] = SIZES): Uint8Array[] {
-  const encoder = new RecordEncoder();
-  const { url, method } = request;
-  const body = utf8(
-    `<p>${method} ${url} ${new TextDecoder().decode(request.body?.bytes)}<a href=/next>n</a>`,
-  );
-  const page = encoder.encode({ kind: "page", url, finalUrl: url, status: 200, type: "text/html", body });
-  const styled = encoder.encode({ kind: "styled", resources: 0 });
-  const filler = new CellFiller(sizes, (bytes) => bytes.fill(7));
-  filler.push(brotliCompressSync(concat([...page, ...styled, encoder.end()])));
-  filler.finish();
-  const cells: Uint8Array[] = [];
-  for (let cell = filler.next(); cell; cell = filler.next()) cells.push(cell);
-  return cells;
-}
+const answer = (request: BrowseRequest, sizes: readonly number[] = SIZES) => shapedAnswer(request, sizes);
 
 /** A browser function that answers at once; `onRequest` may do something else. */
 function browserBox(onRequest?: (request: BrowseRequest, call: TestCall) => boolean | Promise<boolean>) {
@@ -146,6 +128,39 @@ test("BrowseSession: closing waits for what is under way; the function is remove
   await closed;
   assert.ok((await page).verified);
   assert.deepEqual(await session.outcome(), { kind: "returned" });
+});
+
+test("BrowseSession: acknowledges in equal steps, however fast it reads; other sessions do so at once", async () => {
+  const firstAcks: number[] = [];
+  await using box = await TestBox.start({
+    script: async (call) => {
+      const cells = shapedAnswer(
+        { id: 1, url: "http://a.test/", method: "GET", body: undefined, referrer: undefined, stop: false },
+        [40 * CELL_BYTES],
+      );
+      // In the control no number of messages comes to a step.
+      if (firstAcks.length > 0) call.output(new Uint8Array(10));
+      for (const cell of cells) {
+        call.output(cell);
+        // One by one, as they come from a function that paces them.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await call.acknowledged(1);
+      firstAcks.push([...box.instances.values()].at(-1)?.acked ?? 0);
+      return { kind: "returned" };
+    },
+  });
+  using client = new BoxClient({ address: box.address, dial: directDial });
+  const settings = { ...SETTINGS, shape: { ...SETTINGS.shape, bytes: [40 * CELL_BYTES] } };
+  {
+    await using session = new BrowseSession({ client, package: PACKAGE, settings });
+    await session.visit({ url: "http://a.test/" }, { last: true });
+  }
+  assert.equal((firstAcks[0] ?? 0) % (64 * 1024), 0, `${firstAcks[0]}`);
+  // The control: without steady acknowledgements the first comes when nothing more waits.
+  const plain = await client.run({ package: PACKAGE }, { args: [] }, { endInput: true });
+  await plain.drain();
+  assert.ok((firstAcks[1] ?? 0) > 0 && (firstAcks[1] ?? 0) % (64 * 1024) !== 0, `${firstAcks[1]}`);
 });
 
 test("BrowseSession: after the end of an instance the next page gets a new one", async () => {

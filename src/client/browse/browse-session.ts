@@ -11,7 +11,7 @@ import type { PackageInput } from "../../wire/package.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import type { PageLinks } from "../digest/links.ts";
 import { PageThread } from "../digest/page-thread.ts";
-import { type Page, type PageProgress, PageReceiver } from "../digest/receive-page.ts";
+import { type Page, type PageProgress, PageReceiver, type ReceiveOptions } from "../digest/receive-page.ts";
 import { encodeForm, type Form, formUrl } from "./form.ts";
 
 export interface BrowseSessionOptions {
@@ -27,6 +27,8 @@ export interface VisitRequest {
   readonly method?: BrowseRequest["method"] | undefined;
   /** Sent as the query of a GET, or as the body of a POST. */
   readonly form?: Form | undefined;
+  /** A form as a browser has encoded it already, for a POST. */
+  readonly body?: BrowseRequest["body"] | undefined;
   /** The page whose link or form this is. */
   readonly referrer?: string | undefined;
   /** Pages that are still under way are no longer wanted. */
@@ -36,7 +38,7 @@ export interface VisitRequest {
 export interface VisitOptions {
   readonly onProgress?: ((progress: VisitProgress) => void) | undefined;
   /** The page as a file, as soon as it can be shown: before its padding has come. */
-  readonly onShowable?: ((html: Uint8Array, stage: "styled" | "complete") => void) | undefined;
+  readonly onShowable?: ReceiveOptions["onShowable"];
   /** False: only the complete page is shown, and comes sooner. */
   readonly showsStyled?: boolean | undefined;
   /** Stops waiting. The answer is read to its end all the same. */
@@ -138,13 +140,13 @@ export class BrowseSession implements AsyncDisposable {
     await this.close();
   }
 
-  #requestOf({ url, method = "GET", form, referrer, stop = false }: VisitRequest): BrowseRequest {
+  #requestOf({ url, method = "GET", form, body, referrer, stop = false }: VisitRequest): BrowseRequest {
     const isPost = method === "POST";
     return {
       id: this.#nextId++,
       url: form && !isPost ? formUrl(url, form) : url,
       method,
-      body: isPost ? encodeForm(form ?? { fields: [] }) : undefined,
+      body: isPost ? (body ?? encodeForm(form ?? { fields: [] })) : undefined,
       referrer,
       stop,
     };
@@ -162,7 +164,11 @@ export class BrowseSession implements AsyncDisposable {
       receiver: new PageReceiver({
         clock,
         render: async (content) => (isAborted() ? new Uint8Array() : thread.render(content)),
-        onShowable: onShowable && ((html, stage) => !isAborted() && onShowable(html, stage)),
+        onShowable:
+          onShowable &&
+          ((html, stage, isPage) => {
+            if (!isAborted()) onShowable(html, stage, isPage);
+          }),
         showsStyled,
         onProgress:
           onProgress &&

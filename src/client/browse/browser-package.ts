@@ -1,9 +1,12 @@
 // The bundled Browser function as a client sends it: its manifest asks for the web's usual ports, and for more only
 // where a client needs more.
 
+import type { BrowseSettings } from "../../wire/browse.ts";
 import { type LoadedPackage, loadPackage } from "../package-loader.ts";
 
 export interface BrowserNeeds {
+  /** "rendered" takes a box that offers a browser. */
+  readonly engine?: BrowseSettings["engine"] | undefined;
   /** Pages whose ports must be reachable, beyond 80 and 443. */
   readonly urls?: readonly URL[] | undefined;
   /** How long one session may last, such as "4h"; the manifest's own when left out. */
@@ -13,7 +16,7 @@ export interface BrowserNeeds {
 }
 
 export async function loadBrowser(needs: BrowserNeeds = {}): Promise<LoadedPackage> {
-  const loaded = await loadPackage("browser");
+  const loaded = await loadPackage(needs.engine === "rendered" ? "browser-rendered" : "browser");
   const { manifest } = loaded.package;
   const ports = (needs.urls ?? []).flatMap(({ port }) => (port === "" ? [] : [`*:${port}`]));
   const net = manifest.net && {

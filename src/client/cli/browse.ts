@@ -2,21 +2,22 @@
 // makes no request when opened. Shown as soon as it is complete, while padding still flows. Ctrl-C stops waiting; the
 // answer is read to its end all the same, so that leaving does not show on the link.
 
-import { spawn } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
-import { BROWSE_DEFAULTS, type Shape } from "../../wire/browse.ts";
+import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../wire/browse.ts";
 import { BrowseSession, type Visited, type VisitProgress } from "../browse/browse-session.ts";
 import { loadBrowser } from "../browse/browser-package.ts";
 import { BoxClient, newIsolation } from "../client.ts";
+import { warcOf } from "../digest/warc.ts";
 import { reportOutcome } from "./attached.ts";
 import { explain, readPopulation, type ShapeOptions, shapeOf, webPopulation } from "./browse-shape.ts";
 import { boxLabel, type Cli, chooseBox, manifestOf, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
+import { openAddress } from "./open-address.ts";
 import { OutputFile } from "./output-file.ts";
 import { formatSeconds, Progress } from "./progress.ts";
 
@@ -25,8 +26,16 @@ export interface BrowseOptions extends ReachOptions, ShapeOptions {
   readonly scripts?: boolean | undefined;
   readonly output?: string | undefined;
   readonly open?: boolean | undefined;
+  /** A web archive of the page. */
+  readonly warc?: string | undefined;
+  /** Serve a local page to browse with. */
+  readonly serve?: boolean | undefined;
+  readonly port?: number | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
 }
 
+/** Names the program in archives. */
+const SOFTWARE = "bento-tor";
 /** Failed parts that are named; the rest is counted. */
 const FAILURES_SHOWN = 5;
 
@@ -38,6 +47,10 @@ export async function browse(
   const population =
     options.population === undefined ? webPopulation() : await readPopulation(cli, options.population);
   const shape = shapeOf(options, population);
+  if (options.serve) {
+    const { servePages } = await import("./serve-pages.ts");
+    return await servePages(cli, address === undefined ? undefined : parseUrl(address), shape, options);
+  }
   if (address === undefined) {
     if (!options.explain) throw usage("Cannot browse: no address", "bento browse https://…");
     const { lines, json } = explain(shape, population);
@@ -45,15 +58,27 @@ export async function browse(
     return EXIT.ok;
   }
   const url = parseUrl(address);
+  await using warc = options.warc === undefined ? undefined : await OutputFile.open(options.warc);
   await using output = options.output === undefined ? undefined : await OutputFile.open(options.output);
   const deliveries: Promise<string | undefined>[] = [];
   const { page, outcome } = await fetchPage(cli, url, shape, {
     ...options,
+    // An archive is as the page came.
+    scripts: options.scripts ?? warc !== undefined,
     // As soon as it is whole; padding follows.
-    onComplete: (html) => deliveries.push(deliverEarly(cli, html, output, options)),
+    onComplete: (html) => {
+      const delivery = deliverEarly(cli, html, output, options);
+      // Awaited below, when the answer has ended: until then a failure waits.
+      delivery.catch(() => undefined);
+      deliveries.push(delivery);
+    },
   });
   if (!page) return outcome ? reportOutcome(cli, outcome) : EXIT.functionFailed;
   const file = (await deliveries[0]) ?? (await deliverRest(cli, page, output, options));
+  if (warc && page.url !== undefined) {
+    for await (const part of warcOf(page.resources, { receivedAtMs: Date.now(), software: SOFTWARE }))
+      await warc.write(part);
+  }
   report(cli, page, file);
   if (options.explain) {
     const { lines, json } = explain(shape, population, page.contentBytes);
@@ -67,6 +92,7 @@ export async function browse(
 
 export interface FetchOptions extends ReachOptions {
   readonly scripts?: boolean | undefined;
+  readonly engine?: BrowseSettings["engine"] | undefined;
   readonly onComplete?: ((html: Uint8Array) => void) | undefined;
 }
 
@@ -77,11 +103,12 @@ export async function fetchPage(
   shape: Shape,
   options: FetchOptions,
 ): Promise<{ page: Visited | undefined; outcome: Outcome | undefined }> {
-  const loaded = await loadBrowser({ urls: [url] });
+  const loaded = await loadBrowser({ urls: [url], engine: options.engine });
   const reach = await chooseBox(cli, options, manifestOf(loaded));
   using client = new BoxClient({ address: reach.address, dial: reach.dial, isolation: newIsolation() });
   using progress = new Progress(cli.io, `Connecting to ${boxLabel(reach)}`);
-  const settings = { ...BROWSE_DEFAULTS, shape, scripts: options.scripts ?? false };
+  const { engine = BROWSE_DEFAULTS.engine, scripts = BROWSE_DEFAULTS.scripts } = options;
+  const settings = { ...BROWSE_DEFAULTS, shape, engine, scripts };
   const session = new BrowseSession({ client, package: loaded.package, settings });
   let last: VisitProgress | undefined;
   try {
@@ -95,8 +122,8 @@ export async function fetchPage(
           showProgress(progress, now);
         },
         showsStyled: false,
-        onShowable: (html, stage) => {
-          if (stage === "complete") options.onComplete?.(html);
+        onShowable: (html, stage, isPage) => {
+          if (stage === "complete" && isPage) options.onComplete?.(html);
         },
       },
     );
@@ -183,15 +210,15 @@ function report(cli: Cli, page: Visited, file: string | undefined): void {
   });
   if (io.json) return;
   const sizes = `${formatBytes(contentBytes)} received${paddingBytes > 0 ? `, ${formatBytes(paddingBytes)} padding` : ""}`;
-  if (url === undefined) io.note(`${io.red("No page.")} ${sizes}`);
-  else io.note(`${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
-  if (!verified) io.note(io.red("Incomplete: this is what came."));
-  else if (url !== undefined) io.note(io.green("The digest is whole and its hash is right."));
+  io.note(url === undefined ? sizes : `${status} ${printable(url)}: ${resources.length} files, ${sizes}`);
   if (!isShaped) {
     io.note(
       io.red("The answer has none of the sizes that were asked for: the box let more show than it should."),
     );
   }
+  if (!verified) io.note(io.red("Incomplete: this is what came."));
+  if (url === undefined) io.note(io.red("There was no page; nothing was written."));
+  else if (verified) io.note(io.green("The digest is whole and its hash is right."));
   for (const failure of failures.slice(0, FAILURES_SHOWN)) {
     const why = failure.detail === "" ? "" : `: ${printable(failure.detail)}`;
     io.note(`  not fetched: ${printable(failure.url)}: ${printable(failure.reason)}${why}`);
@@ -205,11 +232,7 @@ async function openInBrowser(cli: Cli, html: Uint8Array): Promise<string> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const file = path.join(dir, `page-${process.pid}.html`);
   await writeFile(file, html, { mode: 0o600 });
-  const child = spawn("xdg-open", [file], { stdio: "ignore", detached: true });
-  child.once("error", () => {
-    cli.io.note(`No program to show pages was found; the page is in ${file}`);
-  });
-  child.unref();
+  openAddress(cli, file);
   return file;
 }
 

@@ -14,24 +14,19 @@ import { tokenName } from "../dropbox/put.ts";
 import { loadPackage } from "../package-loader.ts";
 import { ShardKeys } from "../shard/keys.ts";
 import { placeShards, type Target } from "../shard/place.ts";
+import { placeShardsThrough } from "../shard/place-through.ts";
 import { type PlacedShard, type Receipt, readReceipt, secretOf, writeReceipt } from "../shard/receipt.ts";
-import { checkShards, layoutOf, repairShards, type ShardState } from "../shard/repair.ts";
+import { layoutOf } from "../shard/repair.ts";
 import { Retrieval } from "../shard/retrieve.ts";
 import { LIES, type ShardFault } from "../shard/shard-source.ts";
 import { type Cli, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
-import { printable, table } from "./io.ts";
+import { printable } from "./io.ts";
 import { parsePadding } from "./padding.ts";
 import { PartFile } from "./part-file.ts";
-import { formatSeconds, Progress } from "./progress.ts";
+import { Progress } from "./progress.ts";
 import { durationOf } from "./put.ts";
-import { ShardBoxes } from "./shard-boxes.ts";
-
-export interface ShardReachOptions extends Omit<ReachOptions, "box"> {
-  readonly box?: readonly string[] | undefined;
-  /** Several shards on one box. */
-  readonly shareBoxes?: boolean | undefined;
-}
+import { ShardBoxes, type ShardReachOptions } from "./shard-boxes.ts";
 
 export interface ShardPutOptions extends ShardReachOptions {
   readonly k: number;
@@ -39,6 +34,8 @@ export interface ShardPutOptions extends ShardReachOptions {
   readonly output: string;
   readonly expires?: string | undefined;
   readonly pad: string;
+  /** A box whose `shard` function takes the file once and hands the shards on. */
+  readonly through?: string | undefined;
 }
 
 /** Times the file is read again for shards that could not be placed. */
@@ -51,7 +48,7 @@ export async function shardPut(cli: Cli, given: string, options: ShardPutOptions
   const padding = parsePadding(options.pad);
   const lifetimeMs = options.expires === undefined ? undefined : durationOf(options.expires);
   await refuseOverwrite(options.output);
-  await using boxes = await ShardBoxes.choose(cli, options, n);
+  await using boxes = await ShardBoxes.choose(cli, options, { count: n });
   let receipt: Receipt = {
     format: "bento shard receipt",
     version: 1,
@@ -81,21 +78,32 @@ export async function shardPut(cli: Cli, given: string, options: ShardPutOptions
   for (let pass = 1; targets.length > 0 && pass <= PASSES_MAX; pass++) {
     const label = pass === 1 ? `Putting ${n} shards` : `Putting ${targets.length} shards again`;
     using progress = new Progress(cli.io, label, { total: layout.size });
-    const result = await placeShards(stripesOf(content.read(0), layout), layout, keys, targets, {
+    const stripes = stripesOf(content.read(0), layout);
+    const how = {
       signal: cli.signal,
       package: pack,
       lifetimeMs,
       onPlaced: save,
-      onProgress: (bytes) => progress.update(bytes),
-      onFailed: ({ index, box }, reason) => tellFailed(cli, index, box, reason),
-    });
+      onProgress: (bytes: number) => progress.update(bytes),
+      onFailed: ({ index, box }: Target, reason: string) => tellFailed(cli, index, box, reason),
+    };
+    // What a box could not hand on is put from here.
+    const through =
+      pass === 1 && options.through !== undefined ? await boxes.through(options.through) : undefined;
+    const result = through
+      ? await placeShardsThrough(stripes, layout, keys, targets, {
+          ...how,
+          ...through,
+          shardPackage: (await loadPackage("shard")).package,
+        })
+      : await placeShards(stripes, layout, keys, targets, how);
     failed = result.failed;
     targets = boxes.otherTargets(failed.map(({ target }) => target));
   }
   return reportPut(cli, receipt, options.output, file, failed[0]?.error);
 }
 
-function tellFailed(cli: Cli, index: number, box: string, reason: string): void {
+export function tellFailed(cli: Cli, index: number, box: string, reason: string): void {
   cli.io.event({ event: "shard-failed", index, box, reason });
   if (!cli.io.json) cli.io.note(`  shard ${index} on ${printable(box)}: ${printable(reason)}`);
 }
@@ -194,7 +202,7 @@ async function* bytesFrom(
   }
 }
 
-function tellFault(cli: Cli, shard: PlacedShard, fault: ShardFault, detail: string): void {
+export function tellFault(cli: Cli, shard: PlacedShard, fault: ShardFault, detail: string): void {
   const { index, box } = shard;
   cli.io.event({ event: "shard-fault", index, box, fault, lied: LIES.has(fault), detail });
   if (cli.io.json) return;
@@ -217,109 +225,4 @@ function reportGet(cli: Cli, retrieval: Retrieval, bytes: number, file: string |
   io.note(`${formatBytes(bytes)}, ${io.green("whole and as it was put")}, from ${used.length} shards.`);
   if (lied.length > 0) io.note(`  ${lied.length} lied: bento shard repair puts theirs on other boxes.`);
   if (file !== undefined) io.note(`Written to ${file}`);
-}
-
-export async function shardStatus(
-  cli: Cli,
-  given: string,
-  options: Omit<ReachOptions, "box">,
-): Promise<ExitCode> {
-  const receipt = await readReceipt(given);
-  await using boxes = new ShardBoxes(cli, options);
-  const states = await check(cli, receipt, boxes);
-  const good = states.filter(({ fault }) => fault === undefined).length;
-  const { k, n } = receipt;
-  const rows = states.map(({ index, shard, fault, detail }) => ({
-    index,
-    box: shard?.box,
-    expiresAt: shard?.expiresAt,
-    state: fault ?? "good",
-    ...(detail === undefined ? {} : { detail }),
-  }));
-  cli.io.result({ k, n, good, shards: rows }, () =>
-    [
-      table([
-        ["SHARD", "BOX", "STATE", "EXPIRES"],
-        ...rows.map(({ index, box = "", expiresAt, state }) => [
-          String(index),
-          printable(box),
-          state,
-          expiresAt === undefined ? "" : `in ${formatSeconds((expiresAt - Date.now()) / 1000)}`,
-        ]),
-      ]),
-      `${good} of ${n} are good, it takes ${k}.`,
-    ].join("\n"),
-  );
-  return good === n ? EXIT.ok : EXIT.partial;
-}
-
-async function check(cli: Cli, receipt: Receipt, boxes: ShardBoxes): Promise<ShardState[]> {
-  await boxes.reach(receipt.shards.map(({ box }) => box));
-  using _progress = new Progress(cli.io, `Asking ${receipt.shards.length} boxes for a block each`);
-  return await checkShards(receipt, {
-    signal: cli.signal,
-    clientOf: (shard) => boxes.clientOf(shard),
-    attemptsMax: 2,
-  });
-}
-
-export interface ShardRepairOptions extends ShardReachOptions {
-  readonly renew?: string | undefined;
-}
-
-/** Shards that expire within this share of their lifetime are put anew. */
-const RENEW_SHARE = 1 / 3;
-const DEFAULT_LIFETIME_MS = 7 * 86_400_000;
-
-export async function shardRepair(cli: Cli, given: string, options: ShardRepairOptions): Promise<ExitCode> {
-  const receipt = await readReceipt(given);
-  const lifetimeMs = receipt.lifetimeMs ?? DEFAULT_LIFETIME_MS;
-  const renewMs = options.renew === undefined ? lifetimeMs * RENEW_SHARE : durationOf(options.renew);
-  await using boxes = await ShardBoxes.choose(cli, options, 1);
-  const states = await check(cli, receipt, boxes);
-  const good = states.flatMap(({ shard, fault }) => (shard && fault === undefined ? [shard] : []));
-  for (const { shard, fault, detail = "" } of states)
-    if (shard && fault !== undefined && fault !== "missing") tellFault(cli, shard, fault, detail);
-  const expiring = good.filter(({ expiresAt }) => expiresAt - Date.now() < renewMs);
-  const lost = states.filter(({ fault }) => fault !== undefined).map(({ index }) => index);
-  if (lost.length + expiring.length === 0) {
-    cli.io.result({ event: "repaired", put: 0, good: good.length }, () => "");
-    if (!cli.io.json) cli.io.note(`All ${receipt.n} shards are good; none expires soon.`);
-    return EXIT.ok;
-  }
-  const targets = [
-    // A lease is renewed where it is; what was lost goes to boxes that hold no other shard of this file.
-    ...expiring.map((shard) => ({ index: shard.index, box: shard.box, client: boxes.clientOf(shard) })),
-    ...boxes.freshTargets(
-      lost,
-      good.map(({ box }) => box),
-    ),
-  ];
-  if (targets.length < lost.length + expiring.length)
-    cli.io.note(
-      `Only ${targets.length} of ${lost.length + expiring.length} shards have a box to go to: name more with --box.`,
-    );
-  using progress = new Progress(cli.io, `Putting ${targets.length} shards anew`, {
-    total: receipt.sealedBytes,
-  });
-  const repaired = await repairShards(receipt, good, targets, {
-    signal: cli.signal,
-    clientOf: (shard) => boxes.clientOf(shard),
-    package: (await loadPackage("dropbox")).package,
-    lifetimeMs: receipt.lifetimeMs,
-    onReceipt: (changed) => writeReceipt(given, changed),
-    onProgress: (bytes) => progress.update(bytes),
-    onFault: (shard, fault, detail) => tellFault(cli, shard, fault, detail),
-    onFailed: ({ index, box }, reason) => tellFailed(cli, index, box, reason),
-  });
-  const put = repaired.shards.filter((shard) => !receipt.shards.includes(shard)).length;
-  const whole = new Set(
-    [...good, ...repaired.shards.filter((shard) => !receipt.shards.includes(shard))].map(
-      ({ index }) => index,
-    ),
-  );
-  progress[Symbol.dispose]();
-  cli.io.result({ event: "repaired", put, good: whole.size }, () => "");
-  if (!cli.io.json) cli.io.note(`${put} shards were put anew; ${whole.size} of ${receipt.n} are good.`);
-  return whole.size === receipt.n && put === lost.length + expiring.length ? EXIT.ok : EXIT.partial;
 }

@@ -283,19 +283,22 @@ test("writePage: with links, links and forms lead where the server says, and now
       "<input type=submit formaction=javascript:x></form><form><input name=q></form><form method=dialog action=h></form><form action=javascript:x></form>",
   );
   const link = (url: string) =>
-    `href="http://local.test/page?${encodeURIComponent(url)}&quot;&gt;&lt;script&gt;" rel="noreferrer noopener"`;
+    `href="http://local.test/page?${encodeURIComponent(url)}&quot;&gt;&lt;script&gt;" rel="noreferrer noopener" target="_top"`;
   for (const url of ["http://a.test/dir/x?y#z", "http://b.test/", "http://a.test/dir/s"]) {
     assert.ok(page.includes(link(url)), `${url} in ${page}`);
   }
   assert.ok(page.includes('href="#here"') && page.includes('href="mailto:a@b"'));
   assert.ok(
-    page.includes('<form action="/post/http://a.test/f?q" method="post" enctype="multipart/form-data">'),
+    page.includes(
+      '<form action="/post/http://a.test/f?q" target="_top" method="post" enctype="multipart/form-data">',
+    ),
   );
   assert.ok(page.includes('formaction="/post/http://a.test/dir/g" formmethod="post"'));
-  assert.ok(page.includes('<form action="/get/http://a.test/dir/">'));
+  assert.ok(page.includes('<form action="/get/http://a.test/dir/" target="_top">'));
   assert.equal(page.split('<form method="dialog"></form>').length, 3);
   assert.match(page, /form-action 'self'"/);
-  assert.ok(!/javascript:|bento-link|target/.test(page));
+  assert.ok(!/javascript:|bento-link/.test(page));
+  assert.ok(!/href="#here"[^>]*target/.test(page), "what stays on the page stays in its frame");
 });
 
 test("writePage: without links forms lead nowhere", () => {

@@ -43,9 +43,11 @@ export interface ReceiveOptions {
   readonly onProgress?: ((progress: PageProgress) => void) | undefined;
   /**
    * The page as a file, before the output has ended: with document and style sheets ("styled"), then with
-   * everything ("complete") while padding may still flow.
+   * everything ("complete") while padding may still flow. `isPage` is false where the file only says why there is none.
    */
-  readonly onShowable?: ((html: Uint8Array, stage: "styled" | "complete") => void) | undefined;
+  readonly onShowable?:
+    | ((html: Uint8Array, stage: "styled" | "complete", isPage: boolean) => void)
+    | undefined;
   /** False: "complete" only, which comes sooner where nothing is written before it. */
   readonly showsStyled?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -148,7 +150,7 @@ export class PageReceiver implements Disposable {
     const render = this.#options.render ?? (async (what: PageContent) => writePage(what));
     this.#rendering = this.#rendering.then(async () => {
       const html = await render(content);
-      if (stage) this.#options.onShowable?.(html, stage);
+      if (stage) this.#options.onShowable?.(html, stage, content.page !== undefined);
       return html;
     });
     this.#rendering.catch(() => undefined);

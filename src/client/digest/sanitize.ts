@@ -2,6 +2,7 @@
 // anything (spec/digest 5). What is known to be harmless stays, everything that may hold a URL is replaced or goes.
 // Running it on its own output changes nothing; the page writer relies on that to know when it is done.
 
+import { isStyleSheetLink, pictureAttribute, SVG_PICTURES } from "../../wire/page/references.ts";
 import { parseSrcset } from "../../wire/page/srcset.ts";
 import { resolveUrl } from "../../wire/page/text.ts";
 import { type Assets, NOTHING } from "./assets.ts";
@@ -165,24 +166,12 @@ function restoreReferences(element: Element, old: ReadonlyMap<string, string>, p
       break;
     }
     case "input":
-      if (old.get("type")?.toLowerCase() === "image") image("src", NOTHING);
       restoreSender(element, old, place);
-      break;
-    case "video":
-      image("poster");
-      break;
-    case "body":
-    case "table":
-    case "thead":
-    case "tbody":
-    case "tfoot":
-    case "tr":
-    case "td":
-    case "th":
-      image("background");
       break;
     default:
   }
+  const picture = pictureAttribute(element.tagName, (name) => old.get(name));
+  if (picture !== undefined) image(picture, element.tagName === "input" ? NOTHING : undefined);
 }
 
 /** Links stay links: absolute, telling nobody where they were followed. */
@@ -191,6 +180,7 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
   if (place.links?.isPlaced(href)) {
     setAttribute(element, "href", href);
     setAttribute(element, "rel", "noreferrer noopener");
+    setAttribute(element, "target", "_top");
     return;
   }
   const url = URL.parse(href.trim(), place.base);
@@ -206,6 +196,8 @@ function restoreLink(element: Element, href: string | undefined, place: Place): 
   else if (url.protocol === "javascript:") setAttribute(element, "href", "#");
   else return;
   setAttribute(element, "rel", "noreferrer noopener");
+  // The page is served in a frame: its links lead the whole window on.
+  if (place.links?.isPlaced(getAttribute(element, "href") ?? "")) setAttribute(element, "target", "_top");
 }
 
 /** Forms of a page that is served send where the server says; in a file they have no action, and the policy stops them. */
@@ -223,6 +215,7 @@ function restoreForm(element: Element, old: ReadonlyMap<string, string>, place: 
     return;
   }
   setAttribute(element, "action", action);
+  setAttribute(element, "target", "_top");
   if (isPost) setAttribute(element, "method", "post");
   const enctype = old.get("enctype")?.trim().toLowerCase();
   if (enctype === "multipart/form-data" || enctype === "text/plain")
@@ -266,10 +259,8 @@ function assetForSrcset(url: string, place: Place): string | undefined {
 }
 
 function styleOfLink(element: Element, place: Place): Element | undefined {
-  const rel = (getAttribute(element, "rel") ?? "").toLowerCase().split(/\s+/);
   const href = getAttribute(element, "href");
-  if (!rel.includes("stylesheet") || rel.includes("alternate") || href === undefined) return undefined;
-  if (getAttribute(element, "disabled") !== undefined) return undefined;
+  if (href === undefined || !isStyleSheetLink((name) => getAttribute(element, name))) return undefined;
   const text = place.assets.styleSheet(href, place.base, getAttribute(element, "charset") ?? "utf-8");
   if (text === undefined || text === "") return undefined;
   const media = getAttribute(element, "media");
@@ -378,7 +369,7 @@ function sanitizeSvg(element: Element, place: Place): Element | undefined {
   if (href === undefined) return element;
   if (tagName === "a") restoreLink(element, href, place);
   else if (href.startsWith("#")) setAttribute(element, "href", href);
-  else if (tagName === "image" || tagName === "feImage") {
+  else if (SVG_PICTURES.has(tagName)) {
     const image = place.assets.image(href, place.base);
     if (image !== undefined) setAttribute(element, "href", image);
   }

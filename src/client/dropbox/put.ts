@@ -120,7 +120,12 @@ export async function putContent(
       target = { token: stored.invocationToken };
       await options.onStored?.(stored);
     }
-    const transfer = new Transfer(session, content, { ...options, progress });
+    // What was installed a moment ago has nothing yet: content need not wait for it to say so.
+    const transfer = new Transfer(session, content, {
+      ...options,
+      progress,
+      isNew: session.stored !== undefined,
+    });
     const size = await transfer.run(lost.promise);
     broken = undefined;
     return size;
@@ -141,25 +146,27 @@ async function endQuietly(client: BoxClient, instance: InstanceId): Promise<void
   }
 }
 
+interface TransferOptions extends PutOptions {
+  readonly progress: () => void;
+  readonly isNew: boolean;
+}
+
 /** One attempt: content out, answers in. */
 class Transfer {
   readonly #session: Session;
   readonly #content: PutContent;
-  readonly #options: PutOptions & { readonly progress: () => void };
+  readonly #options: TransferOptions;
   readonly #start = Promise.withResolvers<number>();
   readonly #stalled = Promise.withResolvers<never>();
   #cancelStall: () => void = () => undefined;
   #done = false;
 
-  constructor(
-    session: Session,
-    content: PutContent,
-    options: PutOptions & { readonly progress: () => void },
-  ) {
+  constructor(session: Session, content: PutContent, options: TransferOptions) {
     this.#session = session;
     this.#content = content;
     this.#options = options;
     this.#start.promise.catch(() => undefined);
+    if (options.isNew) this.#start.resolve(0);
     this.#stalled.promise.catch(() => undefined);
   }
 
@@ -185,6 +192,7 @@ class Transfer {
   }
 
   async #readAnswers(): Promise<number> {
+    const { isNew } = this.#options;
     let kept = -1;
     let sealed: number | undefined;
     for await (const message of this.#session) {
@@ -194,7 +202,8 @@ class Transfer {
         sealed = answer.sealed;
         continue;
       }
-      if (answer.at < kept) throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox lost content");
+      if (answer.at < kept || (isNew && kept < 0 && answer.at > 0))
+        throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox does not have what was put");
       if (answer.at > kept && kept >= 0) this.#options.progress();
       kept = answer.at;
       this.#start.resolve(answer.at);

@@ -164,7 +164,8 @@ async function takeBack(client: BoxClient, stored: StoredFunction): Promise<void
   }
 }
 
-function partBytesFor(layout: ShardLayout, shards: number): number {
+/** Parts of the Dropboxes of so many shards that are put at once. */
+export function partBytesFor(layout: ShardLayout, shards: number): number {
   let partBytes: number = shards > LARGE_PARTS_SHARDS ? SMALL_PART_BYTES : DropboxLimits.partBytesMin;
   while (Math.ceil(layout.shardBytes / partBytes) > DropboxLimits.partsMax) partBytes *= 2;
   return partBytes;

@@ -52,15 +52,20 @@ export async function readReceipt(file: string): Promise<Receipt> {
     throw new BentoError("usage", `Cannot read ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
   }
   try {
-    const receipt = receiptSchema.parse(JSON.parse(text));
-    const indices = receipt.shards.map(({ index }) => index);
-    if (receipt.k > receipt.n || indices.some((index) => index >= receipt.n))
-      throw new RangeError("numbers of shards");
-    if (new Set(indices).size !== indices.length) throw new RangeError("a shard twice");
-    return receipt;
+    return parseReceipt(text);
   } catch (cause) {
     throw new BentoError("bad-config", `Cannot use ${file}: it is no receipt of this version`, { cause });
   }
+}
+
+/** Throws ZodError, SyntaxError or RangeError. */
+export function parseReceipt(text: string): Receipt {
+  const receipt = receiptSchema.parse(JSON.parse(text));
+  const indices = receipt.shards.map(({ index }) => index);
+  if (receipt.k > receipt.n || indices.some((index) => index >= receipt.n))
+    throw new RangeError("numbers of shards");
+  if (new Set(indices).size !== indices.length) throw new RangeError("a shard twice");
+  return receipt;
 }
 
 /** Replaces the file at once, readable by the user alone. */

@@ -6,18 +6,23 @@ import { Limits } from "../../wire/limits.ts";
 import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue } from "../function.ts";
 import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
-import { bridgeSockets } from "./socks.ts";
+import { chromiumOf } from "./chromium.ts";
+import { type Bridge, bridgeSockets } from "./socks.ts";
+import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
 /** @param bridge whether fetch and WebSocket get a way out: needs sockets on the sandbox's loopback. */
 export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: FunctionLog): Env {
   const net = grant.net ? netOf(channel) : undefined;
+  const way: Bridge | undefined = net && bridge ? bridgeSockets(net) : undefined;
   return Object.freeze({
     log,
     ...(net ? { net } : {}),
-    ...(net && bridge ? { fetch: bridgeSockets(net) } : {}),
+    ...(way ? { fetch: way.fetch } : {}),
+    ...(grant.image === "chromium" ? { chromium: chromiumOf(way?.port) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
     ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({

@@ -12,11 +12,15 @@ const ADDRESS = { ipv4: 1, name: 3, ipv6: 4 } as const;
 const REPLY = { succeeded: 0, failed: 1, notAllowed: 2, unreachable: 4, commandUnsupported: 7 } as const;
 const decoder = new TextDecoder();
 
-/**
- * Starts the proxy, makes it the runtime's, and returns `fetch` with the box's reason in the error where the
- * box refused the connection.
- */
-export function bridgeSockets(net: Net): typeof globalThis.fetch {
+export interface Bridge {
+  /** With the box's reason in the error where the box refused the connection. */
+  readonly fetch: typeof globalThis.fetch;
+  /** Of the proxy, on 127.0.0.1. */
+  readonly port: number;
+}
+
+/** Starts the proxy and makes it the runtime's. */
+export function bridgeSockets(net: Net): Bridge {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   /** Why a host was refused last. Bounded by starting over. */
   const refusals = new Map<string, unknown>();
@@ -28,7 +32,7 @@ export function bridgeSockets(net: Net): typeof globalThis.fetch {
   // The runtime reads it when it makes its first connection.
   Deno.env.set("ALL_PROXY", `socks5h://127.0.0.1:${listener.addr.port}`);
   const { fetch } = globalThis;
-  return async (...request: Parameters<typeof fetch>) => {
+  const explained: typeof fetch = async (...request: Parameters<typeof fetch>) => {
     try {
       return await fetch(...request);
     } catch (error) {
@@ -39,6 +43,7 @@ export function bridgeSockets(net: Net): typeof globalThis.fetch {
       throw new TypeError(`Cannot fetch from ${host}: ${reason.message}`, { cause: error });
     }
   };
+  return { fetch: explained, port: listener.addr.port };
 }
 
 async function acceptAll(

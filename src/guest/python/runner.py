@@ -23,6 +23,8 @@ _LIST_MAX = 256
 _FILE = "function.py"
 _LIBRARIES = "/usr/lib/python3/dist-packages"
 _HOST_NAME = "bento"
+_TOR_PORTS = (9050, 9051)
+_TOR_CONTROL = "tor_control.pyc"
 
 
 class HostError(Exception):
@@ -720,8 +722,8 @@ class _LogWriter:
 class _SocketPatch:
     """A sys.meta_path finder that changes `socket` right after it is imported, whoever imports it."""
 
-    def __init__(self, channel, granted, bridged):
-        self._channel, self._granted, self._bridged = channel, granted, bridged
+    def __init__(self, channel, granted, bridged, tor):
+        self._patched = (channel, granted, bridged, tor)
 
     def find_spec(self, name, path=None, target=None):
         if name != "socket":
@@ -733,7 +735,7 @@ class _SocketPatch:
 
         def exec_module(module):
             execute(module)
-            _patch_socket(module, self._channel, self._granted, self._bridged)
+            _patch_socket(module, *self._patched)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -763,7 +765,7 @@ class _Names:
         return self._by_address.get(address, address)
 
 
-def _patch_socket(module, channel, granted, bridged):
+def _patch_socket(module, channel, granted, bridged, tor):
     names = _Names()
     real_connect = module.socket.connect
     own_names = ("", "localhost", "localhost.localdomain", _HOST_NAME)
@@ -809,6 +811,8 @@ def _patch_socket(module, channel, granted, bridged):
         host, port = address_of(address[0]), address[1]
         # The sandbox's own loopback. Private networks live in the rest of 127/8: there the box decides, as in deno.
         if host.startswith("127.0."):
+            if tor and not tor_ports and port in _TOR_PORTS:
+                tor_ports.append(_tor_control(module, channel, real_connect, bridge()))
             return real_connect(self, address)
         if self.type != module.SOCK_STREAM:
             raise PermissionError(1, "Cannot connect: only TCP leaves the box")
@@ -836,7 +840,7 @@ def _patch_socket(module, channel, granted, bridged):
             why = "it needs the system call group loopback" if granted else "the function was not granted net"
             raise PermissionError(1, "Cannot open a socket: " + why) from None
 
-    bridges = []
+    bridges, tor_ports = [], []
 
     def bridge():
         if not bridges:
@@ -854,6 +858,16 @@ def _patch_socket(module, channel, granted, bridged):
     module.gethostbyname = gethostbyname
     module.gethostbyname_ex = lambda name: (name, [], [address_of(name)])
     module.gethostbyaddr = lambda address: (names.name(address), [], [address])
+
+
+def _tor_control(module, channel, real_connect, bridge):
+    """Opens the ports for programs that speak with tor themselves: few do, so what does it is loaded here."""
+    from _frozen_importlib_external import SourcelessFileLoader
+    path = __file__.rpartition("/")[0] + "/" + _TOR_CONTROL
+    namespace = {"__name__": "tor_control", "__builtins__": __builtins__}
+    exec(SourcelessFileLoader("tor_control", path).get_code("tor_control"), namespace)
+    channel.from_json = _from_json
+    return namespace["TorControl"](channel, module, real_connect, bridge.adopt, HostError)
 
 
 class _Bridge:
@@ -895,7 +909,12 @@ class _Bridge:
         except BaseException:
             stream.close()
             raise
-        self._new.append(_Pair(ours, stream, self._wake))
+        self.adopt(ours, stream)
+
+    def adopt(self, ours, stream, on_end=None):
+        """Moves bytes between the two from here on. `on_end` hears of their end."""
+        ours.setblocking(False)
+        self._new.append(_Pair(ours, stream, self._wake, on_end))
         self._wake()
 
     def _join(self, socket, timeout):
@@ -912,7 +931,6 @@ class _Bridge:
                     ours.close()
             finally:
                 socket.settimeout(timeout)
-        ours.setblocking(False)
         return ours
 
     def _wake(self):
@@ -952,7 +970,8 @@ class _Bridge:
 class _Pair:
     """One bridged connection: our socket and its stream. `move` does what can be done without waiting."""
 
-    def __init__(self, socket, stream, wake):
+    def __init__(self, socket, stream, wake, on_end=None):
+        self._on_end = on_end
         self.number = socket.fileno()
         self.registered = 0
         self.events = 0
@@ -1019,6 +1038,8 @@ class _Pair:
     def close(self):
         self._socket.close()
         self._stream.close()
+        if self._on_end is not None:
+            self._on_end()
 
 
 # --- Running ------------------------------------------------------------------------------------------------
@@ -1075,8 +1096,8 @@ def _run(channel, messages, start):
     api = Api(channel, messages, grant)
     sys.stdout, sys.stderr = _LogWriter(api.log.info), _LogWriter(api.log.warn)
     sys.path.append(_LIBRARIES)
-    granted = "net" in grant
-    sys.meta_path.insert(0, _SocketPatch(channel, granted, granted and "loopback" in grant["syscalls"]))
+    granted, loopback = "net" in grant, "loopback" in grant["syscalls"]
+    sys.meta_path.insert(0, _SocketPatch(channel, granted, granted and loopback, "tor" in grant and loopback))
     namespace = {"__name__": "function", "__builtins__": __builtins__, "api": api}
     try:
         exec(compile(source, _FILE, "exec", dont_inherit=True), namespace)

@@ -1,0 +1,34 @@
+// Joins a connection of the box to the byte stream of a guest's call, both ways, each as fast as its receiver.
+
+import type { Duplex } from "node:stream";
+import { finished } from "node:stream/promises";
+import type { OpenCall } from "./guest-call-state.ts";
+
+/** How a call talks back. */
+export interface CallAnswer {
+  /** The one answer. */
+  reply(result: unknown): void;
+  /** Ends the box's direction of the call's stream. */
+  dataEnd(): void;
+}
+
+/** Until both directions have ended. */
+export async function relay(connection: Duplex, open: OpenCall, answer: CallAnswer): Promise<void> {
+  const done = finished(connection);
+  done.catch(() => {
+    /* awaited below; an earlier error comes through the reading side first */
+  });
+  open.connectSink({
+    data(bytes, taken) {
+      connection.write(bytes, () => taken());
+    },
+    end() {
+      connection.end();
+    },
+  });
+  for await (const chunk of connection.iterator({ destroyOnReturn: false })) {
+    await open.send(chunk as Uint8Array);
+  }
+  answer.dataEnd();
+  await done;
+}
