@@ -9,6 +9,7 @@ export const SESSION_TYPE = {
   inputMore: 0x02,
   inputEnd: 0x03,
   ack: 0x04,
+  startPacked: 0x05,
   attached: 0x10,
   output: 0x11,
   outputMore: 0x12,

@@ -11,6 +11,7 @@
 //   02 input-more bytes, message goes on            12 output-more  offset u64 BE, bytes, message goes on
 //   03 input-end                                    13 ended      JSON Outcome (last)
 //   04 ack        offset u64 BE                     14 problem    JSON Problem (last)
+//   05 start-packed  length u32 BE, JSON Start without source, deflated source (instead of 00)
 //
 // Offsets count bytes of output since the instance began, over all messages.
 
@@ -22,6 +23,7 @@ import { invocationSchema, type Outcome, outcomeSchema, storedSchema } from "./a
 import { type Problem, problemSchema } from "./error-code.ts";
 import { Limits } from "./limits.ts";
 import { packageSchema } from "./package.ts";
+import { packSource, unpackSource } from "./packed-source.ts";
 import { OFFSET_BYTES, offsetBytes, SESSION_TYPE, tagged } from "./session-frame-type.ts";
 
 /** First frame of a run: what to install (absent when the token names a stored function) and how to call it. */
@@ -30,6 +32,9 @@ const startSchema = z.strictObject({
   invocation: invocationSchema,
 });
 export type Start = z.infer<typeof startSchema>;
+
+/** Its source follows. */
+const packedStartSchema = startSchema.extend({ package: packageSchema.omit({ source: true }) });
 
 const attachedSchema = z.object({
   instance: z.string(),
@@ -58,7 +63,7 @@ export const SESSION_FRAME_BYTES_MAX = Limits.packageBytesMax + Limits.argumentB
 export function encodeClientFrame(frame: ClientFrame): Uint8Array {
   switch (frame.kind) {
     case "start":
-      return tagged(SESSION_TYPE.start, json(frame.start));
+      return encodeStart(frame.start);
     case "input":
       return tagged(frame.last ? SESSION_TYPE.input : SESSION_TYPE.inputMore, frame.bytes);
     case "input-end":
@@ -74,6 +79,8 @@ export function decodeClientFrame(frame: Uint8Array): ClientFrame {
   switch (frame[0]) {
     case SESSION_TYPE.start:
       return { kind: "start", start: parseJson(body, startSchema) };
+    case SESSION_TYPE.startPacked:
+      return { kind: "start", start: decodePackedStart(body) };
     case SESSION_TYPE.input:
     case SESSION_TYPE.inputMore:
       return { kind: "input", bytes: fragment(body), last: frame[0] === SESSION_TYPE.input };
@@ -84,6 +91,27 @@ export function decodeClientFrame(frame: Uint8Array): ClientFrame {
     default:
       throw new ProtocolError("bad-request", "Cannot read session frame: unknown type");
   }
+}
+
+function encodeStart(start: Start): Uint8Array {
+  const packed = start.package && packSource(start.package.source);
+  if (!start.package || !packed) return tagged(SESSION_TYPE.start, json(start));
+  const head = json({ ...start, package: { manifest: start.package.manifest } });
+  const length = new Uint8Array(4);
+  view(length).setUint32(0, head.length);
+  return tagged(SESSION_TYPE.startPacked, length, head, packed);
+}
+
+function decodePackedStart(body: Uint8Array): Start {
+  const length = body.length < 4 ? undefined : view(body).getUint32(0);
+  if (length === undefined || length > body.length - 4) {
+    throw new ProtocolError("bad-request", "Cannot read session frame: its head is longer than it");
+  }
+  const { invocation, package: pack } = parseJson(body.subarray(4, 4 + length), packedStartSchema);
+  return {
+    package: { manifest: pack.manifest, source: unpackSource(body.subarray(4 + length)) },
+    invocation,
+  };
 }
 
 export function encodeBoxFrame(frame: BoxFrame): Uint8Array {

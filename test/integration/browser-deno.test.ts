@@ -6,7 +6,7 @@ import { createServer, type Server } from "node:https";
 import { type AddressInfo, connect } from "node:net";
 import { test } from "node:test";
 import { build } from "esbuild";
-import { renderInThread } from "../../src/client/digest/page-thread.ts";
+import { PageThread } from "../../src/client/digest/page-thread.ts";
 import { PageReceiver, receivePage } from "../../src/client/digest/receive-page.ts";
 import {
   BROWSE_DEFAULTS,
@@ -118,7 +118,8 @@ test("browser: a session in a Deno guest keeps its jar, posts forms, and paces i
   });
   let id = 0;
   const visit = async (request: Partial<BrowseRequest>) => {
-    const receiver = new PageReceiver({ render: renderInThread() });
+    using thread = new PageThread();
+    const receiver = new PageReceiver({ render: (content) => thread.render(content) });
     const whole = {
       url: "http://a.test/",
       method: "GET" as const,

@@ -2,25 +2,23 @@
 // nothing. A proxy counts requests; the original through the same proxy shows that it would see them.
 
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { type Browser, chromium, type Page as Tab } from "playwright-core";
+import type { Browser } from "playwright-core";
 import { browse } from "../../functions/browser/browse.ts";
 import { parseOptions } from "../../functions/browser/options.ts";
+import { CHROMIUM, launchChromium } from "../../src/bin/bench/support/chromium.ts";
 import { writePage } from "../../src/client/digest/page-writer.ts";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
 import { HOSTILE_PAGES } from "../sites/hostile.ts";
 import { SITES } from "../sites/sites.ts";
 import { WebServer } from "../sites/web-server.ts";
+import { CountingProxy, pictureOf } from "../support/page-pictures.ts";
 import { differingShare } from "../support/pictures.ts";
 
-const CHROMIUM = "/usr/bin/chromium";
 const skip = existsSync(CHROMIUM) ? false : "chromium is not installed";
 
 let dir: string;
@@ -30,14 +28,8 @@ let proxy: CountingProxy;
 before(async () => {
   if (skip) return;
   dir = await mkdtemp(join(tmpdir(), "bento-browser-"));
-  proxy = await CountingProxy.start();
-  browser = await chromium.launch({
-    executablePath: CHROMIUM,
-    args: "--no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars --disable-background-networking --disable-component-update --disable-sync".split(
-      " ",
-    ),
-    proxy: { server: proxy.url, bypass: "<-loopback>" },
-  });
+  proxy = await CountingProxy.start({ host: "127.3.0.2", prefix: "http://127.3." });
+  browser = await launchChromium(proxy.url);
 });
 
 after(async () => {
@@ -62,12 +54,12 @@ for (const [name, routes] of Object.entries(SITES)) {
     const page = await fetchPage(`${site.origin}/`);
     assert.ok(page.verified);
     const countBefore = proxy.requests.length;
-    const original = await screenshot(`${site.origin}/`);
+    const original = await pictureOf(browser, `${site.origin}/`);
     assert.ok(proxy.requests.length > countBefore, "the original makes requests");
     const seen = proxy.requests.length;
     const file = join(dir, `${name}.html`);
     await writeFile(file, page.html);
-    const written = await screenshot(`file://${file}`);
+    const written = await pictureOf(browser, `file://${file}`);
     assert.deepEqual(proxy.requests.slice(seen), []);
     if (shotDir) {
       await mkdir(shotDir, { recursive: true });
@@ -137,66 +129,4 @@ async function fetchPage(url: string): Promise<Page> {
       yield* output;
     })(),
   );
-}
-
-async function screenshot(url: string): Promise<Buffer> {
-  const tab: Tab = await browser.newPage({
-    javaScriptEnabled: false,
-    viewport: { width: 1280, height: 800 },
-  });
-  try {
-    await tab.goto(url, { waitUntil: "load" });
-    return await tab.screenshot({ fullPage: true, animations: "disabled" });
-  } finally {
-    await tab.close();
-  }
-}
-
-async function passOn(url: string, response: ServerResponse): Promise<void> {
-  const answer = await fetch(url, { redirect: "manual" });
-  response.writeHead(answer.status, { "content-type": answer.headers.get("content-type") ?? "" });
-  response.end(Buffer.from(await answer.arrayBuffer()));
-}
-
-/** An HTTP proxy that notes what is asked of it. */
-class CountingProxy implements AsyncDisposable {
-  readonly requests: string[] = [];
-  readonly #server: Server;
-
-  private constructor(server: Server) {
-    this.#server = server;
-  }
-
-  static async start(): Promise<CountingProxy> {
-    const server = createServer();
-    const self = new CountingProxy(server);
-    server.on("request", (request, response) => {
-      const url = request.url ?? "";
-      self.requests.push(url);
-      if (!url.startsWith("http://127.3.")) {
-        response.writeHead(502).end();
-        return;
-      }
-      passOn(url, response).catch(() => response.destroy());
-    });
-    server.on("connect", (request, socket) => {
-      // Chromium asks its maker for things of its own whatever is open; no page here names that host.
-      if (!request.url?.endsWith(".google.com:443")) self.requests.push(`CONNECT ${request.url}`);
-      socket.end("HTTP/1.1 502 refused\r\n\r\n");
-    });
-    server.listen(0, "127.3.0.2");
-    await once(server, "listening");
-    return self;
-  }
-
-  get url(): string {
-    const { address, port } = this.#server.address() as AddressInfo;
-    return `http://${address}:${port}`;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await once(this.#server, "close");
-  }
 }

@@ -48,6 +48,12 @@ test("BrowseSession: several pages over one instance, forms among them, each upl
       { url: "http://a.test/" },
       { onShowable: (_html, stage) => stages.push(stage) },
     );
+    const only: string[] = [];
+    await session.visit(
+      { url: "http://a.test/" },
+      { showsStyled: false, onShowable: (_html, stage) => only.push(stage) },
+    );
+    assert.deepEqual(only, ["complete"]);
     assert.match(textOf(first.html), /GET http:\/\/a\.test\//);
     assert.ok(first.verified && first.isShaped);
     assert.deepEqual(stages, ["styled", "complete"]);
@@ -59,12 +65,12 @@ test("BrowseSession: several pages over one instance, forms among them, each upl
     ]);
     assert.match(textOf(got.html), /GET http:\/\/a\.test\/s\?q=a\+b /);
     assert.match(textOf(posted.html), /POST http:\/\/a\.test\/s q=a\+b/);
-    assert.equal(seen[2]?.referrer, "http://a.test/");
+    assert.equal(seen[3]?.referrer, "http://a.test/");
   }
-  assert.deepEqual(uploads, [2048, 2048, 2048]);
+  assert.deepEqual(uploads, [2048, 2048, 2048, 2048]);
   assert.deepEqual(
     seen.map((one) => one.id),
-    [1, 2, 3],
+    [1, 2, 3, 4],
   );
 });
 

@@ -10,7 +10,7 @@ import { bucketFor } from "../../wire/buckets.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import type { PageLinks } from "../digest/links.ts";
-import { renderInThread } from "../digest/page-thread.ts";
+import { PageThread } from "../digest/page-thread.ts";
 import { type Page, type PageProgress, PageReceiver, type ReceiveOptions } from "../digest/receive-page.ts";
 import { encodeForm, type Form, formUrl } from "./form.ts";
 
@@ -39,6 +39,8 @@ export interface VisitOptions {
   readonly onProgress?: ((progress: VisitProgress) => void) | undefined;
   /** The page as a file, as soon as it can be shown: before its padding has come. */
   readonly onShowable?: ReceiveOptions["onShowable"];
+  /** False: only the complete page is shown, and comes sooner. */
+  readonly showsStyled?: boolean | undefined;
   /** Stops waiting. The answer is read to its end all the same. */
   readonly signal?: AbortSignal | undefined;
   /** Where links and forms of the written page lead; a self-contained file without. */
@@ -61,6 +63,7 @@ export interface Visited extends Page {
 
 interface Answer {
   readonly receiver: PageReceiver;
+  readonly thread: PageThread;
   readonly done: PromiseWithResolvers<Visited>;
   bytes: number;
 }
@@ -104,6 +107,7 @@ export class BrowseSession implements AsyncDisposable {
       await this.#send(message, options);
     } catch (error) {
       this.#answers = this.#answers.filter((one) => one !== answer);
+      drop(answer);
       answer.done.reject(error);
     }
     return untilAborted(answer.done.promise, options.signal);
@@ -149,21 +153,23 @@ export class BrowseSession implements AsyncDisposable {
   }
 
   #expect(options: VisitOptions): Answer {
-    const { onProgress, onShowable, links } = options;
+    const { onProgress, onShowable, showsStyled, links } = options;
     const clock = this.#options.clock ?? systemClock;
     const isAborted = () => options.signal?.aborted ?? false;
-    const render = renderInThread(links);
+    const thread = new PageThread(links);
     const answer: Answer = {
+      thread,
       done: Promise.withResolvers(),
       bytes: 0,
       receiver: new PageReceiver({
         clock,
-        render: async (content) => (isAborted() ? new Uint8Array() : render(content)),
+        render: async (content) => (isAborted() ? new Uint8Array() : thread.render(content)),
         onShowable:
           onShowable &&
           ((html, stage, isPage) => {
             if (!isAborted()) onShowable(html, stage, isPage);
           }),
+        showsStyled,
         onProgress:
           onProgress &&
           ((progress) => {
@@ -251,7 +257,7 @@ export class BrowseSession implements AsyncDisposable {
     const page = answer.receiver.finish();
     answer.done.resolve(page.then((done) => ({ ...done, isShaped })));
     const dispose = () => {
-      answer.receiver[Symbol.dispose]();
+      drop(answer);
     };
     page.then(dispose, dispose);
   }
@@ -269,7 +275,7 @@ export class BrowseSession implements AsyncDisposable {
         advice: "Ask again: a new one will be started, without cookies.",
       });
     for (const answer of others) {
-      answer.receiver[Symbol.dispose]();
+      drop(answer);
       answer.done.reject(reason);
     }
   }
@@ -283,6 +289,11 @@ export class BrowseSession implements AsyncDisposable {
       // The pages are here; what stays behind on the box expires there by itself.
     }
   }
+}
+
+function drop({ receiver, thread }: Answer): void {
+  receiver[Symbol.dispose]();
+  thread[Symbol.dispose]();
 }
 
 async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

@@ -138,6 +138,7 @@ export async function fetchPage(
           last = now;
           showProgress(progress, now);
         },
+        showsStyled: false,
         onShowable: (html, stage, isPage) => {
           if (stage === "complete" && isPage) options.onComplete?.(html);
         },

@@ -1,12 +1,12 @@
 // The page writer in a thread of its own: writing a page takes up to seconds, and whoever receives it must go on reading
 // and acknowledging at the same pace meanwhile, or the link would show that and how long the page was written.
-// Content crosses by copy; a page that brings the thread down takes nothing else with it.
+// Content crosses by copy; a page that brings the thread down takes nothing else with it. The thread starts before there
+// is anything to write: loading what it needs takes as long as the page is on its way.
 
 import { Worker } from "node:worker_threads";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { fillLinks, type PageLinks } from "./links.ts";
 import type { PageContent, UnlinkedPage } from "./page-writer.ts";
-import type { Render } from "./receive-page.ts";
 
 /** What the thread is given. */
 export interface PageJob {
@@ -15,35 +15,73 @@ export interface PageJob {
   readonly formSource: string | undefined;
 }
 
+/** What it answers. A page that cannot be written is an error of the thread. */
 export type PageDone = UnlinkedPage | { readonly page: Uint8Array };
 
 /** Memory of the thread: a page of 250,000 elements and 160 MiB, several times over. */
 const WORKER_LIMITS = { maxOldGenerationSizeMb: 1024 };
 
-/** writePage elsewhere. Throws BentoError "page-failed". */
-export function renderInThread(links?: PageLinks): Render {
-  return async (content) => {
-    const job: PageJob = { content, formSource: links?.formSource };
-    const done = await run(job);
+/** Writes the pages of one visit. Disposing of it ends the thread, and what it still writes. */
+export class PageThread implements Disposable {
+  readonly #links: PageLinks | undefined;
+  #worker: Worker | undefined;
+  #isDisposed = false;
+
+  constructor(links?: PageLinks) {
+    this.#links = links;
+    this.#worker = this.#start();
+  }
+
+  /** writePage elsewhere, one at a time. Throws BentoError "page-failed". */
+  async render(content: PageContent): Promise<Uint8Array> {
+    const links = this.#links;
+    const done = await this.#run({ content, formSource: links?.formSource });
     return "marker" in done && links ? fillLinks(done.page, done.marker, done.placed, links) : done.page;
-  };
+  }
+
+  [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    void this.#worker?.terminate();
+    this.#worker = undefined;
+  }
+
+  async #run(job: PageJob): Promise<PageDone> {
+    if (this.#isDisposed) throw failed("its visit is over");
+    const worker = (this.#worker ??= this.#start());
+    const { promise, resolve, reject } = Promise.withResolvers<PageDone>();
+    const onExit = () => {
+      reject(failed("its thread ended"));
+    };
+    const onError = (cause: unknown) => {
+      reject(failed(messageOf(cause), cause));
+    };
+    worker.once("message", resolve).once("error", onError).once("exit", onExit);
+    worker.ref();
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+    worker.postMessage(job);
+    try {
+      return await promise;
+    } finally {
+      worker.off("message", resolve).off("error", onError).off("exit", onExit);
+      worker.unref();
+    }
+  }
+
+  #start(): Worker {
+    const file = import.meta.url.endsWith(".ts") ? "./page-worker.ts" : "./page-worker.js";
+    const worker = new Worker(new URL(file, import.meta.url), { env: {}, resourceLimits: WORKER_LIMITS });
+    // Waiting for work keeps nothing alive. One that is gone is replaced for the next page.
+    worker.unref();
+    worker.on("error", () => undefined);
+    for (const end of ["error", "exit"]) {
+      worker.once(end, () => {
+        if (this.#worker === worker) this.#worker = undefined;
+      });
+    }
+    return worker;
+  }
 }
 
-async function run(job: PageJob): Promise<PageDone> {
-  const file = import.meta.url.endsWith(".ts") ? "./page-worker.ts" : "./page-worker.js";
-  const { promise, resolve, reject } = Promise.withResolvers<PageDone>();
-  const worker = new Worker(new URL(file, import.meta.url), {
-    workerData: job,
-    env: {},
-    resourceLimits: WORKER_LIMITS,
-  });
-  const fail = (cause: unknown) => {
-    reject(new BentoError("page-failed", `Cannot write the page: ${messageOf(cause)}`, { cause }));
-  };
-  worker.once("message", resolve);
-  worker.once("error", fail);
-  worker.once("exit", () => {
-    fail("its thread ended");
-  });
-  return promise;
+function failed(why: string, cause?: unknown): BentoError {
+  return new BentoError("page-failed", `Cannot write the page: ${why}`, { cause });
 }

@@ -48,6 +48,8 @@ export interface ReceiveOptions {
   readonly onShowable?:
     | ((html: Uint8Array, stage: "styled" | "complete", isPage: boolean) => void)
     | undefined;
+  /** False: "complete" only, which comes sooner where nothing is written before it. */
+  readonly showsStyled?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly clock?: Clock | undefined;
   /** Here and now when left out; elsewhere, where reading must not stand still meanwhile. */
@@ -169,7 +171,8 @@ export class PageReceiver implements Disposable {
         // Once: writing the page is work, and the box could ask for it again and again.
         if (this.#expected !== undefined) break;
         this.#expected = record.resources;
-        if (this.#page && this.#options.onShowable) this.#render("styled");
+        if (this.#page && this.#options.onShowable && this.#options.showsStyled !== false)
+          this.#render("styled");
         break;
     }
   }

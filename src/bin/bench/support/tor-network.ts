@@ -26,7 +26,12 @@ export interface TorNetwork extends AsyncDisposable {
 
 export async function startTorNetwork(
   context: BenchContext,
-  options: { readonly latencyMs: number; readonly boxToml?: string },
+  options: {
+    readonly latencyMs: number;
+    readonly boxToml?: string;
+    /** Names of relays whose links are written to trace files. */
+    readonly traced?: readonly string[];
+  },
 ): Promise<TorNetwork> {
   const dir = await mkdtemp(path.join(tmpdir(), "bento-bench-net-"));
   await using undo = new AsyncDisposableStack();
