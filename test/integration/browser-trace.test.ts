@@ -30,7 +30,8 @@ const SIZES = [64, 192, 448].map((size) => size * KIB);
 const BUCKETS: Shape = { kind: "bucket", bytes: SIZES, rate: 128 * KIB };
 const PLAIN: Shape = { kind: "none", pad: 0 };
 
-const SIZE_STEP = 64 * KIB;
+/** Between two sizes on the link, framing included, lie more than two of these; none lies near the middle of one. */
+const SIZE_STEP = 100 * KIB;
 const TIME_STEP_MS = 1000;
 /** A machine on which a timer is so late is no observer: the page is visited again. */
 const LATE_MS_MAX = 250;
