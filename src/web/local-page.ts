@@ -8,7 +8,7 @@ export interface LocalPageView {
   /** What the address bar holds. */
   readonly address: string;
   /** The visit shown; undefined at first. */
-  readonly visit: { readonly id: string; readonly frame: string } | undefined;
+  readonly visit: { readonly id: string; readonly frame: string; readonly version: number } | undefined;
   /** For the page's own script and style. */
   readonly nonce: string;
   /** Who fetches, in words. */
@@ -55,7 +55,7 @@ document.getElementById("forward").onclick = () => history.forward();
 if (visit) {
   const frame = $("frame");
   const source = frame.dataset.source;
-  let version = 0;
+  let version = Number(frame.dataset.version);
   const news = new EventSource("/visits/" + visit + "/events");
   news.onmessage = ({ data }) => {
     const now = JSON.parse(data);
@@ -98,7 +98,7 @@ ${visit ? progress(visit.id) : ""}
 </header>
 ${
   visit
-    ? `<iframe id="frame" title="Page" data-source="${escapeHtml(visit.frame)}" referrerpolicy="no-referrer" sandbox="allow-forms allow-top-navigation-by-user-activation"></iframe>
+    ? `<iframe id="frame" title="Page" data-source="${escapeHtml(visit.frame)}" data-version="${visit.version}"${sourceOf(visit)} referrerpolicy="no-referrer" sandbox="allow-forms allow-top-navigation-by-user-activation"></iframe>
 <noscript><a href="${escapeHtml(visit.frame)}">Show the page</a></noscript>`
     : `<main><h1>Bento</h1><p>Pages are fetched by ${escapeHtml(box)} and come back through Tor as one padded answer. Scripts never run here.</p></main>`
 }
@@ -106,6 +106,14 @@ ${
 </body>
 </html>
 `;
+}
+
+/**
+ * What is there already stands in the frame from the start: a script that put it there would fight over the frame with
+ * a browser that goes back.
+ */
+function sourceOf({ frame, version }: { readonly frame: string; readonly version: number }): string {
+  return version === 0 ? "" : ` src="${escapeHtml(frame)}?${version}"`;
 }
 
 function progress(id: string): string {

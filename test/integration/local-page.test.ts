@@ -99,7 +99,10 @@ async function shown(address: string): Promise<string> {
 
 async function until(holds: () => Promise<boolean>): Promise<void> {
   for (const deadlineMs = Date.now() + WAIT.timeout; !(await holds()); ) {
-    assert.ok(Date.now() < deadlineMs, "it did not come in time");
+    if (Date.now() >= deadlineMs) {
+      const [address, news] = [tab.locator("[name=url]").inputValue(), tab.locator("#text").textContent()];
+      assert.fail(`it did not come in time: ${tab.url()}, ${await address}, ${await news}`);
+    }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -213,7 +213,7 @@ export class LocalPage implements AsyncDisposable {
     const { port } = this;
     const html = localPage({
       address: visit?.request.url ?? "",
-      visit: visit && { id: visit.id, frame: this.#frameOf(visit) },
+      visit: visit && { id: visit.id, frame: this.#frameOf(visit), version: visit.version },
       nonce,
       box: this.#options.box,
     });
@@ -279,16 +279,10 @@ function protect(response: ServerResponse): void {
 /** Lines of progress as server-sent events, until the visit is over or the reader is gone. */
 function sendNews(response: ServerResponse, visit: Visit): void {
   response.writeHead(200, { "content-type": "text/event-stream" });
-  let version = 0;
-  let shown: Uint8Array | undefined;
   let timer: NodeJS.Timeout | undefined;
   const tell = () => {
     timer = undefined;
-    if (visit.html !== shown) {
-      shown = visit.html;
-      version++;
-    }
-    response.write(`data: ${JSON.stringify(newsOf(visit, version))}\n\n`);
+    response.write(`data: ${JSON.stringify(newsOf(visit))}\n\n`);
     if (visit.isOver) response.end();
   };
   const onChange = () => {
@@ -302,8 +296,8 @@ function sendNews(response: ServerResponse, visit: Visit): void {
   tell();
 }
 
-function newsOf(visit: Visit, version: number): VisitNews {
-  const { state, progress } = visit;
+function newsOf(visit: Visit): VisitNews {
+  const { state, progress, version } = visit;
   const resources = progress?.resources ?? 0;
   const expected = progress?.resourcesExpected;
   const content = state.kind === "loading" ? share(resources, expected) : 1;

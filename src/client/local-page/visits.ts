@@ -42,7 +42,8 @@ export class Visit {
   readonly startedMs: number;
   state: VisitState = { kind: "loading" };
   progress: PageProgress | undefined;
-  html: Uint8Array | undefined;
+  #html: Uint8Array | undefined;
+  #version = 0;
   /** Emits "change" with each of the above. */
   readonly changes = new EventEmitter();
   readonly #stop = new AbortController();
@@ -52,6 +53,21 @@ export class Visit {
     this.request = request;
     this.startedMs = startedMs;
     this.changes.setMaxListeners(0);
+  }
+
+  /** What can be shown so far. */
+  get html(): Uint8Array | undefined {
+    return this.#html;
+  }
+
+  /** Counts up with each page that can be shown, 0 for none. */
+  get version(): number {
+    return this.#version;
+  }
+
+  show(html: Uint8Array): void {
+    this.#html = html;
+    this.#version++;
   }
 
   get signal(): AbortSignal {
@@ -65,7 +81,7 @@ export class Visit {
   /** Memory that it holds: bytes. */
   get bytes(): number {
     const resources = this.state.kind === "done" ? this.state.page.resources : [];
-    return (this.html?.length ?? 0) + resources.reduce((sum, { body }) => sum + body.length, 0);
+    return (this.#html?.length ?? 0) + resources.reduce((sum, { body }) => sum + body.length, 0);
   }
 
   /** Fetches no more; what has come stays. */
@@ -114,13 +130,13 @@ export class Visits {
           change();
         },
         onShowable: (html, stage) => {
-          visit.html = html;
+          visit.show(html);
           if (stage === "complete") visit.state = { kind: "shown" };
           change();
         },
         signal: visit.signal,
       });
-      visit.html = page.html;
+      if (!visit.html || !Buffer.from(page.html).equals(visit.html)) visit.show(page.html);
       visit.state = { kind: "done", page };
     } catch (error) {
       visit.state = { kind: "failed", message: visit.signal.aborted ? "Stopped." : messageOf(error) };
