@@ -15,6 +15,8 @@ const UNIT_FILES = ["src/**/*.test.ts", "functions/**/*.test.ts", "tools/**/*.te
 /** Real tor, sandboxes and browsers: mostly they wait, so two files go side by side. */
 const INTEGRATION_FILES = ["test/**/*.test.ts"];
 const FILES_AT_ONCE = 2;
+/** More files than these do not fail for lack of time. */
+const FILES_AGAIN_MAX = 6;
 /** One file of the kind may take this long: milliseconds. */
 const UNIT_FILE_MS = 120_000;
 const INTEGRATION_FILE_MS = 600_000;
@@ -38,6 +40,7 @@ const CHECKS: readonly { readonly name: string; readonly command: readonly strin
 ];
 
 interface Failure {
+  readonly file: string | undefined;
   readonly where: string;
   readonly name: string;
   readonly text: string;
@@ -68,8 +71,11 @@ export async function test(cli: Cli, filters: readonly string[], options: TestOp
   if (options.checks && filters.length === 0) await runChecks(cli, tally);
   await runFiles(cli, units, { timeout: UNIT_FILE_MS, verbose: options.verbose }, tally);
   await runFiles(cli, integration, { timeout: INTEGRATION_FILE_MS, verbose: options.verbose }, tally);
+  const again = await runAgain(cli, integration, options, tally);
   cli.signal.throwIfAborted();
   const { failures, skipped } = tally;
+  for (const { where, name } of again)
+    io.note(`${io.red("unsteady")} ${name}, ${where}: failed, then passed alone`);
   for (const { name, reason } of skipped)
     io.note(`${io.dim("skipped")} ${name}${reason ? `: ${reason}` : ""}`);
   if (!io.json) {
@@ -83,10 +89,42 @@ export async function test(cli: Cli, filters: readonly string[], options: TestOp
     ),
   );
   io.result(
-    { event: "summary", passed: tally.passed, failed: failures.length, skipped: skipped.length },
+    {
+      event: "summary",
+      passed: tally.passed,
+      failed: failures.length,
+      skipped: skipped.length,
+      unsteady: again.map(({ name }) => name),
+    },
     () => `${tally.passed} passed, ${failures.length} failed`,
   );
   return failures.length === 0 ? 0 : 1;
+}
+
+/**
+ * Runs integration files that failed once more, one after the other: side by side they share a small machine, and what is
+ * late there is not wrong. What fails alone has failed. Returns what passed only then; it is named in the end.
+ */
+async function runAgain(
+  cli: Cli,
+  files: readonly string[],
+  options: TestOptions,
+  tally: Tally,
+): Promise<readonly Failure[]> {
+  const before = tally.failures.filter(({ file }) => file !== undefined && files.includes(file));
+  const failed = new Set(before.flatMap(({ file }) => file ?? []));
+  if (failed.size === 0 || failed.size > FILES_AGAIN_MAX || cli.signal.aborted) return [];
+  const second: Tally = { passed: 0, skipped: [], failures: [] };
+  for (const file of failed) {
+    await runFiles(cli, [file], { timeout: INTEGRATION_FILE_MS, verbose: options.verbose }, second);
+  }
+  const isStill = (one: Failure) =>
+    second.failures.some(({ file, name }) => file === one.file && name === one.name);
+  const steady = tally.failures.filter((one) => !before.includes(one));
+  const unsteady = before.filter((one) => !isStill(one));
+  tally.failures.splice(0, tally.failures.length, ...steady, ...second.failures);
+  tally.passed += unsteady.length;
+  return unsteady;
 }
 
 async function testFiles(patterns: readonly string[], filters: readonly string[]): Promise<string[]> {
@@ -120,6 +158,7 @@ async function runChecks(cli: Cli, tally: Tally): Promise<void> {
     if (output === undefined) tally.passed++;
     else
       tally.failures.push({
+        file: undefined,
         where: command.join(" "),
         name,
         text: lastLines(stripVTControlCharacters(output), 60),
@@ -165,7 +204,7 @@ async function runFiles(
         // The tests inside have been reported already.
         if ((error as { failureType?: string }).failureType === "subtestsFailed") break;
         const where = data.file ? `${path.relative(ROOT, data.file)}:${data.line ?? 1}` : "";
-        tally.failures.push({ where, name: data.name, text: failureText(error) });
+        tally.failures.push({ file: data.file, where, name: data.name, text: failureText(error) });
         report(cli, data.name, data.file, false, how.verbose);
         break;
       }
