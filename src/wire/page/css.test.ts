@@ -69,6 +69,9 @@ test("rewriteCss: closes what the text leaves open", () => {
   assert.equal(close("a{b:url(c"), "a{b:U}");
   assert.equal(close("a{b:c\\"), "a{b:c\\\n}");
   assert.equal(close('@import "x" /* y'), "U");
+  assert.equal(close('a{b:image-set("#c)'), "a{b:image-set(U)}");
+  assert.equal(close('a{b:url("#cURL(d)'), "a{b:U}");
+  assert.equal(close(`a{b:url("#c") url( '#d' ) url(#e)}`), `a{b:url("#c") url( '#d' ) url(#e)}`);
 });
 
 test("scanCss: references are in order, apart, and nothing is open after rewriting, for any text", () => {

@@ -100,6 +100,9 @@ const IMAGE_FUNCTIONS = new Set([
   "-webkit-cross-fade",
 ]);
 
+/** `url(` and the like with its bracket, and with its string if it has one: a bracket inside an open string closes nothing. */
+const CLOSED_URL = /^[^"'(]+\(\s*(?:(?:[^"'\\]|\\[^])*|(["'])(?:(?!\1)[^\\]|\\[^])*\1\s*)\)$/;
+
 interface Open {
   readonly closer: ")" | "]" | "}";
   /** Lower-case name when a function opened it. */
@@ -300,7 +303,7 @@ class Scanner {
     const face = this.#open.findLast((open) => open.closer === "}")?.face;
     const trimmed = url.trim();
     // A reference into the same document loads nothing. One that the end of the text leaves open goes.
-    if (trimmed.startsWith("#") && /[^\\]\)$/.test(this.#source.slice(start, end))) return;
+    if (trimmed.startsWith("#") && CLOSED_URL.test(this.#source.slice(start, end))) return;
     if (face) face.sources.push({ url: trimmed, format: undefined });
     // An outer url() takes the place of what was found inside it.
     while ((this.#references.at(-1)?.start ?? -1) >= start) this.#references.pop();
