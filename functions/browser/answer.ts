@@ -4,12 +4,13 @@
 import type { BrowseSettings } from "../../src/wire/browse.ts";
 import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { cellIntervalMs, type PaceClock } from "../../src/wire/pace.ts";
+import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import { Breather } from "./breather.ts";
 import { DigestWriter } from "./digest-writer.ts";
 import type { PageRecord, RecordSink, Visit } from "./engine.ts";
 import { FetchFailure, failureOf, failureRecord } from "./failure.ts";
 import { BrowserLimits as Limits } from "./limits.ts";
-import { type Output, PlainOutput, pacingClock, type Send, ShapedOutput } from "./output.ts";
+import { type Output, PlainOutput, type Send, ShapedOutput } from "./output.ts";
 
 export interface AnswerOptions {
   readonly settings: BrowseSettings;

@@ -128,23 +128,3 @@ export class ShapedOutput implements Output {
     waiters.resolve();
   }
 }
-
-/** The sandbox's time, in fractions of a millisecond. */
-export const pacingClock: PaceClock = {
-  now: () => performance.now(),
-  sleep: async (delayMs, signal) => {
-    signal?.throwIfAborted();
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, delayMs);
-    const onAbort = () => {
-      reject(signal?.reason as Error);
-    };
-    signal?.addEventListener("abort", onAbort, { once: true });
-    try {
-      await promise;
-    } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    }
-  },
-};

@@ -4,6 +4,7 @@
 import { defineFunction } from "bento/function";
 import { coverSettings } from "../../src/wire/cover.ts";
 import { CoverTunnel } from "../../src/wire/cover-tunnel.ts";
+import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import { carry } from "./carry.ts";
 
 export default defineFunction({
@@ -14,27 +15,9 @@ export default defineFunction({
     const tunnel = new CoverTunnel(coverSettings(Number(rate)));
     void readCells(session, tunnel);
     void carry(tunnel, bento);
-    await tunnel.run({ clock, send: (cell) => session.send(cell), signal: session.signal });
+    await tunnel.run({ clock: pacingClock, send: (cell) => session.send(cell), signal: session.signal });
   },
 });
-
-const clock = {
-  now: () => performance.now(),
-  async sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
-    signal?.throwIfAborted();
-    await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(resolve, delayMs);
-      signal?.addEventListener(
-        "abort",
-        () => {
-          clearTimeout(timer);
-          reject(signal.reason as Error);
-        },
-        { once: true },
-      );
-    });
-  },
-};
 
 async function readCells(cells: AsyncIterable<Uint8Array>, tunnel: CoverTunnel): Promise<void> {
   try {

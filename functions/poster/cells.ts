@@ -1,25 +1,9 @@
 // Cells on one stream: a fixed number of them out at a constant rate, and whatever comes back counted and dropped.
 
 import type { TorConnection } from "bento/function";
-import { CellSchedule, cellIntervalMs, type PaceClock, pace } from "../../src/wire/pace.ts";
+import { CellSchedule, cellIntervalMs, pace } from "../../src/wire/pace.ts";
+import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import type { PosterRequest } from "../../src/wire/poster.ts";
-
-export const clock: PaceClock = {
-  now: () => performance.now(),
-  async sleep(delayMs, signal) {
-    signal?.throwIfAborted();
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, delayMs);
-    const onAbort = () => reject(signal?.reason as Error);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    try {
-      await promise;
-    } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    }
-  },
-};
 
 /** Sends `count` cells of noise. What the other end is slow to take makes the rest later, never faster. */
 export async function sendCells(
@@ -32,8 +16,8 @@ export async function sendCells(
   let left = count;
   try {
     await pace({
-      clock,
-      schedule: new CellSchedule(cellIntervalMs(cellBytes, rate), clock.now()),
+      clock: pacingClock,
+      schedule: new CellSchedule(cellIntervalMs(cellBytes, rate), pacingClock.now()),
       next: () => (left-- > 0 ? crypto.getRandomValues(new Uint8Array(cellBytes)) : undefined),
       send: async (cell) => {
         await writer.write(cell);

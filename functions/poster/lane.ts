@@ -2,8 +2,9 @@
 
 import type { Tor, TorCircuit, TorConnection } from "bento/function";
 import { cellIntervalMs } from "../../src/wire/pace.ts";
+import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import { cellsOf, type PosterAnswer, PosterLimits, type PosterRequest } from "../../src/wire/poster.ts";
-import { clock, countBytes, sendCells, within } from "./cells.ts";
+import { countBytes, sendCells, within } from "./cells.ts";
 import { SINK_PORT } from "./sink.ts";
 
 /** After the last cell, what comes back is waited for until nothing came for so long: milliseconds. */
@@ -46,11 +47,11 @@ export class Lane {
   /** Resolves when the time is over, or no circuit can be had any more; throws the signal's reason. */
   async run(): Promise<void> {
     const { request, signal, lane, say } = this.#options;
-    const untilMs = clock.now() + request.durationMs;
+    const untilMs = pacingClock.now() + request.durationMs;
     const intervalMs = cellIntervalMs(request.cellBytes, request.rate);
     while (this.failed < PosterLimits.failuresMax) {
       // What a broken circuit did not carry in its time is not made up for.
-      const leftCells = Math.floor((untilMs - clock.now()) / intervalMs);
+      const leftCells = Math.floor((untilMs - pacingClock.now()) / intervalMs);
       const count =
         this.opened === 0 ? cellsOf(request) : Math.min(cellsOf(request) - this.cellsSent, leftCells);
       if (count <= 0) return;
@@ -65,7 +66,7 @@ export class Lane {
         const message = (error instanceof Error ? error.message : String(error)).slice(0, 300);
         await say({ failure: { lane, code, message } });
         if (FINAL.has(code)) return;
-        await clock.sleep(PAUSE_MS, signal);
+        await pacingClock.sleep(PAUSE_MS, signal);
       }
     }
   }

@@ -7,6 +7,7 @@ import { BentoError } from "../base/errors.ts";
 import type { Invocation } from "../wire/api.ts";
 import { coverSettings } from "../wire/cover.ts";
 import { CoverTunnel } from "../wire/cover-tunnel.ts";
+import { pacingClock } from "../wire/pacing-clock.ts";
 import { encodeClientFrame } from "../wire/session-frame.ts";
 import type { BoxClient, CallOptions, Runnable, SessionCallOptions } from "./client.ts";
 import type { Link } from "./link.ts";
@@ -23,12 +24,6 @@ export interface CoverOptions extends CallOptions {
   /** The cover lasts a multiple of this: milliseconds. */
   readonly unitMs?: number;
 }
-
-/** Fractions of a millisecond, and no jump when somebody sets the clock. */
-const paceClock = {
-  now: () => performance.now(),
-  sleep: (delayMs: number, signal?: AbortSignal) => systemClock.sleep(delayMs, signal),
-};
 
 /** Cells both ways, from `start` on. Dispose it to end them at once, which shows; `finish` ends them at their unit. */
 export class Cover implements AsyncDisposable {
@@ -104,7 +99,7 @@ export class Cover implements AsyncDisposable {
   async #run(): Promise<void> {
     try {
       await this.#tunnel.run({
-        clock: paceClock,
+        clock: pacingClock,
         send: (cell) => this.outer.send(cell),
         signal: this.#stop.signal,
       });
