@@ -13,6 +13,8 @@ export const LoadBalancerLimits = {
   siteBytesMax: 256 * 2 ** 20,
   siteFilesMax: 10_000,
   introductionPointsMax: 20,
+  /** Clients that a report tells of, for each replica: those that have sent most of late. */
+  clientsShownMax: 64,
   /** Between two reports to an owner: milliseconds. */
   reportMsMin: 100,
   /** Introductions that wait while no replica can take them; more of them, or older ones, are dropped and counted. */
@@ -75,14 +77,27 @@ export type LoadBalancerStart = {
 };
 
 export type OwnerMessage =
-  /** A report now, and then one each `everyMs` as long as somebody is attached; 0: this one alone. */
-  | { readonly watch: { readonly everyMs: number } }
+  /**
+   * A report now, and then one each `everyMs` as long as somebody is attached; 0: this one alone. These reports carry `id`,
+   * so that an owner tells them from reports that waited for somebody before.
+   */
+  | { readonly watch: { readonly everyMs: number; readonly id?: number } }
   | { readonly scale: Partial<ScaleSettings> }
   /** Replicas and standby end, the service is left, the function removes itself. */
   | { readonly stop: true };
 
 /** starting: its box was asked. serving: takes introductions. retiring: takes none, has clients. silent: no report of late. */
 export type ReplicaState = "starting" | "serving" | "retiring" | "silent";
+
+/** One client's circuit, as its replica sees it. */
+export type ClientReport = {
+  /** Told apart from other clients of this replica; says nothing else. */
+  readonly id: number;
+  readonly bytesPerSecond: number;
+  readonly bytesTotal: number;
+  /** Since it came. */
+  readonly ageMs: number;
+};
 
 export type ReplicaReport = {
   readonly id: number;
@@ -98,9 +113,13 @@ export type ReplicaReport = {
   readonly met: number;
   readonly failed: number;
   readonly startedAtMs: number;
+  /** At most `clientsShownMax`. */
+  readonly clients?: readonly ClientReport[];
 };
 
 export type LoadBalancerReport = {
+  /** Of the `watch` that asked for it. */
+  readonly id?: number;
   /** Unix milliseconds. */
   readonly nowMs: number;
   readonly address: string;
@@ -153,4 +172,5 @@ export type OwnerAnswer =
   | { readonly standby: StandbyPlace }
   | { readonly report: LoadBalancerReport }
   | { readonly event: LoadBalancerEvent & { readonly atMs: number } }
-  | { readonly stopped: { readonly replicasEnded: number } };
+  /** The last one. `left`: boxes of replicas that could not be told to end; they do when they have heard nothing for long. */
+  | { readonly stopped: { readonly replicasEnded: number; readonly left?: readonly string[] } };
