@@ -94,8 +94,10 @@ function checkWatermarks(high: Watermark, low: Watermark): void {
   }
 }
 
-/** `connections 2, rate 1 MiB/s, cpu 80 %` */
-export function watermarkText(mark: Watermark, formatRate: (bytes: number) => string): string {
+type Readable = { readonly [Field in keyof Watermark]?: number | undefined };
+
+/** `2 clients or 1 MiB/s or 80 % cpu` */
+export function watermarkText(mark: Readable, formatRate: (bytes: number) => string): string {
   const { connections, bytesPerSecond, cpuPercent } = mark;
   const parts = [
     ...(connections === undefined

@@ -96,11 +96,11 @@ async function* followOne(place: Place, options: FollowOptions, hasOther: boolea
 async function* attached(place: Place, options: FollowOptions, hasOther: boolean): AsyncGenerator<Seen> {
   const { signal, clock = systemClock, everyMs, awaits = isReport, answerMs = ANSWER_MS } = options;
   const id = randomInt(1, 2 ** 31);
-  let session: Session | undefined;
-  const say = async () => {
-    for (const message of options.say ?? []) await session?.send(encodeOwnerMessage(message));
-    if (everyMs !== undefined) await session?.send(encodeOwnerMessage({ watch: { everyMs, id } }));
+  const say = async (to: Session | undefined) => {
+    for (const message of options.say ?? []) await to?.send(encodeOwnerMessage(message));
+    if (everyMs !== undefined) await to?.send(encodeOwnerMessage({ watch: { everyMs, id } }));
   };
+  const held: { session?: Session } = {};
   const stallMs = hasOther ? ATTACH_MS : undefined;
   const opened = await orStalled({ signal, clock, stallMs }, (until) =>
     place.client.open(place.instance, {
@@ -108,11 +108,11 @@ async function* attached(place: Place, options: FollowOptions, hasOther: boolean
       onEvent: (event) => {
         if (event.kind === "interrupted") options.onInterrupted?.(place, event.reason);
         // What was said shortly before may be lost, and whoever loses its client stops reporting.
-        if (event.kind === "resumed") say().catch(() => undefined);
+        if (event.kind === "resumed") say(held.session).catch(() => undefined);
       },
     }),
   );
-  session = opened;
+  held.session = opened;
   const leave = () => void opened.detach();
   signal.addEventListener("abort", leave, { once: true });
   let isLate = false;
@@ -124,7 +124,7 @@ async function* attached(place: Place, options: FollowOptions, hasOther: boolean
   let cancel = wait();
   try {
     yield { kind: "attached", place };
-    await say().catch((error: unknown) => {
+    await say(opened).catch((error: unknown) => {
       // What an ended instance said last is still to be read.
       if (!(error instanceof BentoError && error.code === "already-ended")) throw error;
     });

@@ -11,6 +11,8 @@ import { LoadBalancerLimits, type SiteIndex } from "../../wire/loadbalancer.ts";
 const { siteBytesMax, siteFilesMax } = LoadBalancerLimits;
 /** Folders within folders: deeper ones are a mistake. */
 const DEPTH_MAX = 32;
+/** What replicas take: characters of a path within the site. */
+const PATH_MAX = 1024;
 /** RFC 8615: the one hidden name that belongs to a site. */
 const WELL_KNOWN = ".well-known";
 
@@ -137,6 +139,7 @@ class Walk {
       // Node puts U+FFFD where a name is not UTF-8: no URL would find it again.
       if (/[\p{Cc}\ufffd]/u.test(name))
         throw unusable(JSON.stringify(inside), "its name has no place in a URL");
+      if (inside.length > PATH_MAX) throw unusable(inside, `its path is longer than ${PATH_MAX}`);
       await this.#one(inside, depth);
     }
   }

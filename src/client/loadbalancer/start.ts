@@ -29,6 +29,8 @@ export interface BalancerStart {
   /** Without sizes of the packages: they are measured. */
   readonly settings: Omit<LoadBalancerStart, "packages">;
   readonly replica: PackageInput;
+  /** The second load balancer, where the settings name a box for it. */
+  readonly standby: PackageInput | undefined;
   readonly site: Site | undefined;
   /** The address that goes with the key. */
   readonly address: string;
@@ -58,7 +60,7 @@ export async function startBalancer(
 ): Promise<{ readonly hasStandby: boolean }> {
   const { signal, clock = systemClock } = options;
   const replica = utf8(JSON.stringify(start.replica));
-  const standby = start.settings.standby ? utf8(JSON.stringify(start.package)) : undefined;
+  const standby = start.standby ? utf8(JSON.stringify(start.standby)) : undefined;
   const packages = {
     replicaBytes: replica.length,
     ...(standby ? { standbyBytes: standby.length } : {}),
@@ -86,7 +88,7 @@ export async function startBalancer(
   options.onWaiting?.("service");
   if ((await within(heard.started, START_MS)) !== start.address)
     throw new ProtocolError("integrity", "Cannot trust box: it serves another address than that of the key");
-  if (!start.settings.standby) return { hasStandby: false };
+  if (!start.standby) return { hasStandby: false };
   options.onWaiting?.("standby");
   const place = await within(heard.standby, STANDBY_MS).catch((error: unknown) => {
     if (error instanceof BentoError && error.code === "stalled") return undefined;
