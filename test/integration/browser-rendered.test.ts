@@ -13,12 +13,13 @@ import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
+import { loadPackage } from "../../src/client/package-loader.ts";
 import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
 import { differingShare } from "../support/pictures.ts";
 import { startPaperRelay } from "../support/relay-control.ts";
-import { bundleRendered, RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
+import { RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
 import { staticPage } from "../support/static-page.ts";
 import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
@@ -136,7 +137,7 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
     return server;
   };
   before(async () => {
-    source = await bundleRendered();
+    ({ source } = (await loadPackage("browser-rendered")).package);
     bench = await GuestBench.open("sandbox", 26_000, ["chromium"]);
   });
   after(async () => {
