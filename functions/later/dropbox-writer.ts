@@ -4,7 +4,7 @@
 import type { Bento, FarSession } from "bento/function";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { LaterLimits } from "../../src/wire/later.ts";
-import { within } from "./within.ts";
+import { within } from "../within.ts";
 
 /** A Dropbox that takes or says nothing for this long is asked anew: milliseconds. */
 const STALL_MS = 120_000;
@@ -93,12 +93,14 @@ export class DropboxWriter {
     const attempt = { isOver: false };
     try {
       const sealed = this.#readAnswers(session, begun);
-      const sending = this.#sendAll(session, begun.promise, attempt).then(() => within(STALL_MS, sealed));
+      const sending = this.#sendAll(session, begun.promise, attempt).then(() =>
+        within(STALL_MS, sealed, stalled),
+      );
       sending.catch(() => undefined);
       await Promise.race([sealed, sending]);
     } catch (error) {
       // It waits for input that will not come, and the next attempt wants its place.
-      await within(STALL_MS, session.close()).catch(() => undefined);
+      await within(STALL_MS, session.close(), stalled).catch(() => undefined);
       throw error;
     } finally {
       attempt.isOver = true;
@@ -153,7 +155,7 @@ export class DropboxWriter {
       if (session.interruptions > 0) throw new Error("the connection to the Dropbox broke");
       const piece = this.#pieceAt(at);
       if (piece) {
-        await within(STALL_MS, session.send(piece));
+        await within(STALL_MS, session.send(piece), stalled);
         at += piece.length;
       } else if (this.#isEnded) {
         await session.send(new Uint8Array());
@@ -178,6 +180,10 @@ export class DropboxWriter {
     this.#changed = Promise.withResolvers<void>();
     resolve();
   }
+}
+
+function stalled(): never {
+  throw new Error("the Dropbox does not go on");
 }
 
 /** What a box says does not change by asking again; that it was not reached may. */
