@@ -2,6 +2,7 @@
 // What is not acknowledged yet is kept here, two parts at most. Protocol: docs/spec/dropbox.md 2.1.
 
 import type { Bento, FarSession } from "bento/function";
+import { ByteQueue } from "../../src/base/byte-queue.ts";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { LaterLimits } from "../../src/wire/later.ts";
 import { within } from "../within.ts";
@@ -21,9 +22,8 @@ export class DropboxWriter {
   readonly #bento: Bento;
   readonly #target: { readonly box: string; readonly token: string; readonly put: PutRequest };
   /** What the Dropbox does not keep yet: content from byte `#kept` on. */
-  #pieces: Uint8Array[] = [];
+  readonly #held = new ByteQueue();
   #kept = 0;
-  #length = 0;
   #isEnded = false;
   #failure: Error | undefined;
   readonly #open = Promise.withResolvers<void>();
@@ -54,10 +54,10 @@ export class DropboxWriter {
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += MESSAGE_BYTES) {
       const piece = bytes.slice(at, at + MESSAGE_BYTES);
-      while (!this.#failure && this.#length >= 2 * this.#target.put.partBytes) await this.#changed.promise;
+      while (!this.#failure && this.#held.length >= 2 * this.#target.put.partBytes)
+        await this.#changed.promise;
       if (this.#failure) throw this.#failure;
-      this.#pieces.push(piece);
-      this.#length += piece.length;
+      this.#held.push(piece);
       this.#notify();
     }
   }
@@ -130,16 +130,9 @@ export class DropboxWriter {
 
   /** The Dropbox has everything before byte `at`. */
   #keep(at: number): void {
-    if (!Number.isSafeInteger(at) || at < this.#kept || at > this.#kept + this.#length)
+    if (!Number.isSafeInteger(at) || at < this.#kept || at > this.#kept + this.#held.length)
       throw new Refused("the Dropbox does not have what was put");
-    for (let left = at - this.#kept; left > 0; ) {
-      const [first] = this.#pieces;
-      if (!first) break;
-      if (first.length <= left) this.#pieces.shift();
-      else this.#pieces[0] = first.subarray(left);
-      left -= Math.min(left, first.length);
-    }
-    this.#length -= at - this.#kept;
+    this.#held.drop(at - this.#kept);
     this.#kept = at;
     this.#notify();
   }
@@ -153,7 +146,7 @@ export class DropboxWriter {
     while (!attempt.isOver) {
       // A message on its way when a connection broke may be lost: only asking anew tells where to go on.
       if (session.interruptions > 0) throw new Error("the connection to the Dropbox broke");
-      const piece = this.#pieceAt(at);
+      const piece = this.#held.viewFrom(at - this.#kept);
       if (piece) {
         await within(STALL_MS, session.send(piece), stalled);
         at += piece.length;
@@ -164,15 +157,6 @@ export class DropboxWriter {
         await this.#changed.promise;
       }
     }
-  }
-
-  #pieceAt(offset: number): Uint8Array | undefined {
-    let start = this.#kept;
-    for (const piece of this.#pieces) {
-      if (offset < start + piece.length) return piece.subarray(offset - start);
-      start += piece.length;
-    }
-    return undefined;
   }
 
   #notify(): void {
