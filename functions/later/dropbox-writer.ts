@@ -146,6 +146,7 @@ export class DropboxWriter {
     while (!attempt.isOver) {
       // A message on its way when a connection broke may be lost: only asking anew tells where to go on.
       if (session.interruptions > 0) throw new Error("the connection to the Dropbox broke");
+      if (at < this.#kept) throw new Refused("the Dropbox claims what was not sent");
       const piece = this.#held.viewFrom(at - this.#kept);
       if (piece) {
         await within(STALL_MS, session.send(piece), stalled);
