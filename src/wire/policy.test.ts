@@ -22,6 +22,7 @@ const POLICY = {
   storage: null,
   bento: null,
   tor: null,
+  relays: null,
   box: [],
   packageBytes: 1,
   function: LIMITS,
