@@ -13,6 +13,7 @@ const POLICY = {
   storage: null,
   bento: null,
   tor: null,
+  relays: null,
   box: [],
   packageBytes: 1,
   function: LEAST_LIMITS,
