@@ -112,13 +112,7 @@ export class CircuitPool implements Disposable {
       const ready = { circuit, start, builtMs: this.#clock.now() };
       this.#ready.push(ready);
       this.#retryMs = RETRY_MS;
-      void circuit.closed.then(() => {
-        const at = this.#ready.indexOf(ready);
-        // Taken ones are no longer ours.
-        if (at < 0) return;
-        this.#ready.splice(at, 1);
-        this.#fillLater();
-      });
+      void circuit.closed.then(() => this.#broke(ready));
     } catch (error) {
       if (this.#ended.signal.aborted) return;
       this.#log.debug("circuit not built ahead", { error: messageOf(error) });
@@ -127,6 +121,14 @@ export class CircuitPool implements Disposable {
       this.#building--;
       this.#fill();
     }
+  }
+
+  #broke(ready: Ready): void {
+    const at = this.#ready.indexOf(ready);
+    // Taken ones are no longer ours.
+    if (at < 0) return;
+    this.#ready.splice(at, 1);
+    this.#fillLater();
   }
 
   /** What fails is tried again, ever more slowly. */
