@@ -2,13 +2,10 @@
 // daemons. What real boxes add is in load-balancer-boxes.test.ts.
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { promisify } from "node:util";
 import { runLoadBalancer } from "../../functions/loadbalancer/run.ts";
 import { checkedReplicaStart } from "../../functions/replica/protocol.ts";
 import { runReplica } from "../../functions/replica/replica.ts";
@@ -16,13 +13,12 @@ import type { TorAccess } from "../../functions/replica/tor-node.ts";
 import { concat, utf8 } from "../../src/base/bytes.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { createLog } from "../../src/base/log.ts";
-import type { FarSession, Json } from "../../src/guest/function.ts";
-import { generateExpandedKey } from "../../src/onion/crypto/blinding.ts";
 import { random } from "../../src/onion/crypto/primitives.ts";
 import { openLink } from "../../src/onion/link/tls-link.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
-import type { LoadBalancerReport, LoadBalancerStart, OwnerAnswer } from "../../src/wire/loadbalancer.ts";
+import type { LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes } from "../support/in-process-boxes.ts";
+import { curl, Owner, siteOf, startOf } from "../support/load-balancer.ts";
 
 let temp: string;
 let net: Testnet;
@@ -88,99 +84,32 @@ function boxesWith(): InProcessBoxes {
 
 const FILE = random(300_000);
 
-function siteOf(files: Readonly<Record<string, Uint8Array>>): Uint8Array {
-  const entries = Object.entries(files);
-  const index = utf8(
-    JSON.stringify({
-      files: entries.map(([path, { length: bytes }]) => ({ path, bytes, type: "text/plain" })),
-    }),
-  );
-  const head = new Uint8Array(4);
-  new DataView(head.buffer).setUint32(0, index.length);
-  return concat([head, index, ...entries.map(([, bytes]) => bytes)]);
-}
-
 const pack = (name: string) => ({ manifest: { name, image: "deno" as const }, source: "" });
 
 async function start(boxes: InProcessBoxes, options: Partial<LoadBalancerStart> = {}) {
   const site = siteOf({ "index.html": utf8("hello\n"), big: FILE });
-  const [replica, standby] = [
-    utf8(JSON.stringify(pack("replica"))),
-    utf8(JSON.stringify(pack("loadbalancer"))),
-  ];
-  const key = generateExpandedKey();
-  const args: LoadBalancerStart = {
-    key: Buffer.from(concat([key.scalar, key.prefix])).toString("base64"),
-    virtualPort: 80,
-    serve: { kind: "files", siteBytes: site.length },
-    scale: {
-      replicasMin: 1,
-      replicasMax: 3,
-      high: { connections: 2 },
-      low: { connections: 1 },
-      choice: "least-loaded",
-    },
-    boxes: ["one", "two", "three"],
-    packages: { replicaBytes: replica.length, standbyBytes: standby.length },
-    ...options,
-  };
-  const session = await boxes.run("balancer", pack("loadbalancer"), { args: [args as unknown as Json] });
-  await session.send(concat([replica, standby]));
-  await session.send(site);
-  return session;
-}
-
-/** Reads answers until one is as wanted. */
-async function until<T>(session: FarSession, pick: (answer: OwnerAnswer) => T | undefined): Promise<T> {
-  const messages = session[Symbol.asyncIterator]();
-  for (;;) {
-    const { value, done } = await messages.next();
-    if (done === true) throw new Error(`it ended: ${JSON.stringify(await session.ended)}`);
-    const answer = JSON.parse(Buffer.from(value).toString()) as OwnerAnswer;
-    log.debug("answer", { answer: JSON.stringify(answer) });
-    const picked = pick(answer);
-    if (picked !== undefined) return picked;
-  }
-}
-
-async function curl(url: string, ...more: string[]): Promise<Buffer> {
-  const { host, port } = net.socksTcp();
-  const run = promisify(execFile);
-  const { stdout } = await run(
-    "curl",
-    [
-      "-sS",
-      "--max-time",
-      "60",
-      "--socks5-hostname",
-      `${crypto.randomUUID()}:x@${host}:${port}`,
-      ...more,
-      url,
-    ],
-    { encoding: "buffer", maxBuffer: 64 * 2 ** 20 },
-  );
-  return stdout;
+  const standby = options.standby && pack("loadbalancer");
+  const {
+    start: args,
+    input,
+    secrets,
+  } = startOf({ site, replica: pack("replica"), standby }, { boxes: ["one", "two", "three"], ...options });
+  const session = await boxes.run("balancer", pack("loadbalancer"), { args: [args] });
+  await session.send(concat(input));
+  const owner = new Owner(session, (answer) => log.debug("answer", { answer: JSON.stringify(answer) }));
+  return { session, owner, secrets };
 }
 
 test("unmodified tor and curl fetch from a replica", async () => {
   const boxes = boxesWith();
-  const session = await start(boxes);
-  const address = await until(session, (answer) =>
-    "started" in answer ? answer.started.address : undefined,
-  );
-  assert.equal((await curl(`http://${address}/`)).toString(), "hello\n");
-  const big = await curl(`http://${address}/big`);
-  assert.equal(
-    createHash("sha256").update(big).digest("hex"),
-    createHash("sha256").update(FILE).digest("hex"),
-  );
-  await session.send(JSON.stringify({ watch: { everyMs: 0 } }));
-  const report: LoadBalancerReport = await until(session, (answer) =>
-    "report" in answer ? answer.report : undefined,
-  );
-  assert.equal(report.introductions.total, 2);
-  await session.send(JSON.stringify({ stop: true }));
-  const stopped = await until(session, (answer) => ("stopped" in answer ? answer.stopped : undefined));
-  assert.deepEqual(stopped, { replicasEnded: 1, left: [] });
+  const { owner, session } = await start(boxes);
+  const address = await owner.started();
+  const socks = net.socksTcp();
+  assert.equal((await curl(socks, `http://${address}/`)).toString(), "hello\n");
+  assert.deepEqual(new Uint8Array(await curl(socks, `http://${address}/big`)), FILE);
+  const { introductions, replicas } = await owner.report();
+  assert.equal(introductions.total, 2);
+  assert.equal(replicas[0]?.met, 2);
+  assert.deepEqual(await owner.stop(), { replicasEnded: 1, left: [] });
   assert.deepEqual(await session.ended, { kind: "returned" });
 });
