@@ -9,7 +9,7 @@ import { BentoError, messageOf, systemCode } from "../../base/errors.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { EXIT, type ExitCode, exitCodeOf } from "./exit-code.ts";
 
-type Out = Writable & { readonly isTTY?: boolean; readonly columns?: number };
+type Out = Writable & { readonly isTTY?: boolean; readonly columns?: number; readonly rows?: number };
 
 export interface IoOptions {
   readonly stdin: Readable & { readonly isTTY?: boolean };
