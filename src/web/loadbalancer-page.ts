@@ -3,7 +3,7 @@
 // to HTML. Names and reasons come from boxes: everything is escaped. Its script only puts in what the server drew.
 
 import { formatBytes } from "../base/bytes.ts";
-import { escapeHtml } from "./local-page.ts";
+import { escapeHtml } from "./escape-html.ts";
 
 /** The course of one number; `isNew` begins a line anew, where nothing was reported before. */
 export interface PageCurve {
