@@ -44,7 +44,10 @@ export async function lbStatus(
     using progress = new Progress(cli.io, `Asking ${found.places[0]?.label}`);
     const onInterrupted = (_: unknown, reason: string) => view?.note(reason);
     for await (const seen of follow(found.places, { everyMs, signal, onInterrupted })) {
-      if (seen.kind === "gone") tellGone(cli, found, seen);
+      if (seen.kind === "gone") {
+        tellGone(cli, found, seen);
+        progress.phase(`Asking ${found.places[1]?.label}`);
+      }
       if (seen.kind === "attached") names = await namesOfBoxes(cli, seen.place.label);
       if (seen.kind !== "answer") continue;
       progress[Symbol.dispose]();
