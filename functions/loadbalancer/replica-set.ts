@@ -44,6 +44,8 @@ export const LOW_HOLD_MS = 10_000;
 /** After a box has refused, or a replica on it was lost, it is not asked for this long; doubled each time. */
 export const REFUSED_MS = 5000;
 export const REFUSED_MS_MAX = 300_000;
+/** After somebody else has attached to a replica, none is started for this long: milliseconds. */
+export const TAKEN_OVER_MS = 10_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
 
@@ -71,7 +73,7 @@ export class ReplicaSet {
   #scale: ScaleSettings;
   #tellsClients = false;
   #lowSinceMs: number | undefined;
-  #wasTakenOver = false;
+  #takenOverMs: number | undefined;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
@@ -92,7 +94,7 @@ export class ReplicaSet {
 
   /** Somebody else has attached to one of them. */
   get wasTakenOver(): boolean {
-    return this.#wasTakenOver;
+    return this.#takenOverMs !== undefined;
   }
 
   /** Replicas that a client could be sent to now. */
@@ -201,6 +203,8 @@ export class ReplicaSet {
 
   #grow(): void {
     const { replicasMin, replicasMax, high } = this.#scale;
+    // Whoever attached to a replica may have the whole service: then nothing is to be started any more.
+    if (this.#parts.clock.now() - (this.#takenOverMs ?? Number.NEGATIVE_INFINITY) < TAKEN_OVER_MS) return;
     for (;;) {
       const { count, starting, sum } = this.#carried();
       const all = count + starting;
@@ -340,7 +344,7 @@ export class ReplicaSet {
       onReport: onRoom,
       onFailed: (_link, introduction) => onAgain(introduction),
       onTakenOver: () => {
-        this.#wasTakenOver = true;
+        this.#takenOverMs = clock.now();
       },
       onOver: (link, how) => this.#over(link, how),
     };
