@@ -4,15 +4,13 @@
 // 100 KiB, which is below the distance of the sizes and above what Tor's own cells on the same link add.
 
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { after, before, type TestContext, test } from "node:test";
 import { systemClock } from "../../src/base/clock.ts";
-import { createLog } from "../../src/base/log.ts";
-import { Box } from "../../src/box/box.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
+import type { Box } from "../../src/box/box.ts";
 import { BrowseSession, type Visited } from "../../src/client/browse/browse-session.ts";
 import { loadBrowser } from "../../src/client/browse/browser-package.ts";
 import { BoxClient } from "../../src/client/client.ts";
@@ -23,6 +21,7 @@ import { noise } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
 import { ObservedLink } from "../support/observed-link.ts";
 import { skipRendered } from "../support/rendered-session.ts";
+import { startTestnetBox } from "../support/testnet-box.ts";
 
 const EXIT_PORT = 5578;
 const KIB = 1024;
@@ -98,29 +97,15 @@ before(async () => {
     extraTorrc: ({ kind }) => (kind === "client" ? [link.torrc] : undefined),
   });
   site = await WebServer.start(ROUTES, net.plan.webAddress);
-  const torrc = join(temp, "join.torrc");
-  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
-  const control = await net.controlAddress("e1");
-  const config = parseBoxConfig(`
-[box]
-data_dir = "${join(temp, "box")}"
-[relay]
-control = "${control.host}:${control.port}"
-[tor]
-torrc = "${torrc}"
-[onion]
-mode = "none"
-[exit_port]
-listen = "${net.node("e1").address}:${EXIT_PORT}"
-[policy.net]
+  box = await startTestnetBox(net, {
+    dir: temp,
+    companion: { relay: "e1", exitPort: EXIT_PORT },
+    toml: `[policy.net]
 private_networks_allowed = ["127.${net.plan.block}.8.0/24"]
 ${skipRendered ? "" : RENDERED_TOML}
 [sandbox]
-uids = "25100-25199"
-`);
-  const log = createLog((line) => process.stderr.write(line), "error");
-  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
+uids = "25100-25199"`,
+  });
 });
 
 after(async () => {
