@@ -64,6 +64,8 @@ export interface SessionCallOptions extends CallOptions {
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
   /** Acknowledge output in steps of one size: what goes up does not show how fast it is consumed. */
   readonly steadyAcks?: boolean | undefined;
+  /** The session ends with its connection: for input of which nothing may be missing. */
+  readonly endsWithConnection?: boolean | undefined;
 }
 
 /** A function that is sent along, or one that the box has. */
@@ -239,8 +241,10 @@ export class BoxClient implements Disposable {
           clock: this.#clock,
           onEvent: options.onEvent,
           steadyAcks: options.steadyAcks,
-          reattach: (instance, offset, signal) =>
-            openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
+          reattach: options.endsWithConnection
+            ? undefined
+            : (instance, offset, signal) =>
+                openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
         },
       );
     } catch (error) {
