@@ -17,11 +17,17 @@ export interface WarmClass {
   readonly profile: SandboxProfile;
   readonly tmpBytes: number;
   readonly openFilesMax: number;
+  /** File of the guest directory that starts instead of the image's runner. */
+  readonly main?: string | undefined;
 }
 
 /** A class and how many of it to keep. */
 export interface WarmPlan extends WarmClass {
   readonly count: number;
+  /** Milliseconds from a claim to the start of the successor: SANDBOX_LIMITS.refillDelayMs when left out. */
+  readonly refillDelayMs?: number | undefined;
+  /** Of one CPU, while a member starts and waits: what takes long to start leaves room for what is being waited for. */
+  readonly cpuPercent?: number | undefined;
 }
 
 export interface WarmPoolOptions {
@@ -57,8 +63,9 @@ export class WarmPool implements AsyncDisposable {
   }
 
   matches(wanted: WarmClass): boolean {
-    const { image, profile, tmpBytes, openFilesMax } = this.#options.plan;
+    const { image, profile, tmpBytes, openFilesMax, main } = this.#options.plan;
     return (
+      wanted.main === main &&
       wanted.image === image &&
       wanted.profile === profile &&
       wanted.tmpBytes === tmpBytes &&
@@ -88,7 +95,8 @@ export class WarmPool implements AsyncDisposable {
    */
   refill(): void {
     if (this.#stop.signal.aborted) return;
-    this.#soon ??= this.#options.clock.after(SANDBOX_LIMITS.refillDelayMs, () => {
+    const delayMs = this.#options.plan.refillDelayMs ?? SANDBOX_LIMITS.refillDelayMs;
+    this.#soon ??= this.#options.clock.after(delayMs, () => {
       this.#soon = undefined;
       this.#fill();
     });
