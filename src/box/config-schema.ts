@@ -238,7 +238,7 @@ export const boxSchema = section("Configuration of a Bento box.", {
       .max(READY_MAX)
       .prefault(["browser"])
       .describe("bundled functions that instances wait for with their code loaded; empty = none"),
-    ready_each: whole(0, 100).default(1).describe("of each of these, about 25 MiB each"),
+    ready_each: whole(0, 100).default(1).describe("of each of these, about 30 MiB each"),
   }),
   sandbox: section("What instances run in.", {
     uids: uidRange
