@@ -55,7 +55,7 @@ const WARM_MEMORY_BYTES = 64 * 2 ** 20;
 const WARM_TMP_BYTES = 8 * 2 ** 20;
 
 /** An instance takes a quarter of a second of computing to get ready, and whoever took the last one is waiting for a page. */
-const READY_START = { refillDelayMs: 250, cpuPercent: 40 };
+const READY_START = { refillDelayMs: 1000, cpuPercent: 40 };
 
 export interface BoxDeps {
   readonly clock: Clock;
