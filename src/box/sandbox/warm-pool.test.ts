@@ -67,6 +67,14 @@ test("WarmPool: members that were started with another file stand in for nobody 
   assert.equal(started, 3);
   await clock.advance(1);
   assert.equal(started, 4);
+  // When the member's work is over sooner, so is the wait.
+  await pool.filled();
+  await using __ = pool.take();
+  await clock.advance(100);
+  pool.refill();
+  pool.refill(500);
+  await clock.advance(SANDBOX_LIMITS.refillDelayMs);
+  assert.equal(started, 5);
 });
 
 test("WarmPool: a pool that is closed starts nothing more", async () => {
