@@ -9,7 +9,7 @@ import type { Clock } from "../base/clock.ts";
 import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { buildGuests, type GuestFiles } from "../guest/build.ts";
-import { readyFile } from "../guest/images.ts";
+import { bridgesSockets, readyFile } from "../guest/images.ts";
 import type { Info } from "../wire/api.ts";
 import type { BoxAddress } from "../wire/box-address.ts";
 import { BoxError } from "../wire/error-code.ts";
@@ -507,6 +507,7 @@ function withDenoFlags(files: GuestFiles, flags: readonly string[]): GuestFiles 
 
 /** A function that instances wait for, and the class of instances that it gets when it asks for what its manifest says. */
 interface ReadyFunction extends BundledFunction {
+  readonly bridges: boolean;
   readonly plan: Omit<WarmPlan, "count">;
 }
 
@@ -520,7 +521,13 @@ function readyFunctions({ policy, ready }: BoxConfig, bundled: BundledFunctions)
     const { image, profile, limits } = sandboxSpec(result.grant);
     const { tmpBytes, openFilesMax } = limits;
     const main = readyFile(each.sourceHash);
-    return [{ ...each, plan: { image, profile, tmpBytes, openFilesMax, main } }];
+    return [
+      {
+        ...each,
+        bridges: bridgesSockets(result.grant),
+        plan: { image, profile, tmpBytes, openFilesMax, main },
+      },
+    ];
   });
 }
 

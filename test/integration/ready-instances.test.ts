@@ -2,7 +2,9 @@
 // whoever runs just that source and for nobody else. The real sandbox. Needs root.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,6 +40,23 @@ const BROKEN: PackageInput = {
   manifest: { name: "broken", image: "deno" },
   source: `export default { prepare() { throw new Error("no"); }, invoke: (session) => session.send("ran") };`,
 };
+/** Fetches with what it was granted, and with what stands on the globals. */
+const FETCHER: PackageInput = {
+  manifest: { name: "fetcher", image: "deno", syscalls: ["loopback"], net: { allow: ["*:*"] } },
+  source: `
+let prepared = 0;
+export default {
+  prepare() { prepared++; },
+  async invoke(session, env, url) {
+    const text = async (fetch) => {
+      try { return await (await fetch(url)).text(); } catch (error) { return error.name; }
+    };
+    const own = env.fetch ? [await text(env.fetch), await text(env.fetch)] : [];
+    await session.send(JSON.stringify({ prepared, own, global: await text(fetch) }));
+  },
+};
+`,
+};
 const hashOf = ({ source }: PackageInput) => sourceHash({ manifest: { image: "deno" }, source });
 const NAMED = { manifest: { ...COUNTER.manifest }, sourceHash: hashOf(COUNTER) };
 const FRESH = { invoked: 1, traces: 1, found: 0, array: 1, own: [] };
@@ -48,6 +67,8 @@ let client: BoxClient;
 
 async function startBox(name: string, uids: string, ready: string): Promise<Box> {
   const config = parseBoxConfig(`
+[policy.net]
+private_networks_allowed = ["127.0.0.0/8"]
 [box]
 data_dir = "${join(dir, name)}"
 [onion]
@@ -62,7 +83,15 @@ uids = "${uids}"
   // A broken function is told to the operator; the others have nothing to say.
   const log = ready.includes("broken") ? silentLog : createLog((line) => process.stderr.write(line), "warn");
   const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  return await Box.start({ ...config, listen }, { clock: systemClock, log, bundled: [COUNTER, BROKEN] });
+  return await Box.start(
+    { ...config, listen },
+    {
+      clock: systemClock,
+      log,
+      bundled: [COUNTER, FETCHER, BROKEN],
+      exitWithoutRelay: ["accept *:*"],
+    },
+  );
 }
 
 function clientOf(started: Box): BoxClient {
@@ -72,7 +101,7 @@ function clientOf(started: Box): BoxClient {
 
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), "bento-ready-"));
-  box = await startBox("box", "26000-26099", 'ready = ["counter"]\nready_each = 1');
+  box = await startBox("box", "26000-26099", 'ready = ["counter", "fetcher"]\nready_each = 1');
   client = clientOf(box);
 });
 after(async () => {
@@ -108,6 +137,44 @@ test("ready instances: when none waits, or its limits are others, the function s
   assert.deepEqual(await traces(other), { prepared: 0, ...FRESH });
 });
 
+test("ready instances: fetch goes where the grant leads, and without one nowhere", async () => {
+  const seen: string[] = [];
+  const server = createServer((request, response) => {
+    seen.push(request.headers.host ?? "");
+    response.end("from the network");
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  try {
+    const fetched = async (source: string, manifest: object) => {
+      await box.warmedUp(deadline());
+      const pack = { manifest: { ...FETCHER.manifest, ...manifest }, source };
+      const session = await client.run({ package: pack, invocation: { args: [`http://${host}/`] } });
+      await session.next("attached");
+      return JSON.parse(await session.text()) as unknown;
+    };
+    const text = "from the network";
+    // Ready, and the control.
+    assert.deepEqual(await fetched(FETCHER.source, {}), { prepared: 1, own: [text, text], global: text });
+    assert.deepEqual(await fetched(`${FETCHER.source} `, {}), {
+      prepared: 0,
+      own: [text, text],
+      global: text,
+    });
+    assert.deepEqual(
+      seen.splice(0),
+      Array.from({ length: 6 }, () => host),
+    );
+    for (const source of [FETCHER.source, `${FETCHER.source} `]) {
+      const prepared = source === FETCHER.source ? 1 : 0;
+      assert.deepEqual(await fetched(source, { net: undefined }), { prepared, own: [], global: "TypeError" });
+    }
+    assert.deepEqual(seen, []);
+  } finally {
+    server.close();
+  }
+});
+
 test("ready instances: an error names the function's file and lines, and no place of the box", async () => {
   const outcomes = [];
   for (const pack of [NAMED, { ...COUNTER, source: `${SOURCE} ` }]) {
@@ -129,6 +196,6 @@ test("ready instances: a function that cannot be prepared still runs; one that i
   assert.equal(await session.text(), "ran");
   await assert.rejects(startBox("none", "26200-26299", 'ready = ["missing"]'), {
     code: "bad-config",
-    message: 'Cannot keep instances of "missing" ready: expected one of counter, broken',
+    message: 'Cannot keep instances of "missing" ready: expected one of counter, fetcher, broken',
   });
 });

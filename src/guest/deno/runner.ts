@@ -9,6 +9,7 @@ import { envOf, logOf } from "./env.ts";
 import { failureOf } from "./failure.ts";
 import { type FunctionModule, loadReady } from "./ready.ts";
 import { SessionState } from "./session.ts";
+import { bridgeSockets } from "./socks.ts";
 
 // Taken before a function runs, which may replace what stands on the globals.
 const { exit, stdin, stdout } = Deno;
@@ -60,8 +61,9 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
   try {
     if (!("args" in invocation))
       throw new TypeError("Cannot start: call expressions are for the python image");
-    const env = envOf(channel, grant, bridgesSockets(grant), log);
-    const module = source === undefined ? (ready ?? {}) : await load(source);
+    const bridge = bridgesSockets(grant) ? (ready?.bridge ?? bridgeSockets) : undefined;
+    const env = envOf(channel, grant, bridge, log);
+    const module = source === undefined ? (ready?.module ?? {}) : await load(source);
     const definition = module.default as { invoke?: unknown } | undefined;
     if (typeof definition?.invoke !== "function") {
       throw new TypeError("Cannot start: the function has no `export default defineFunction({ invoke })`");
