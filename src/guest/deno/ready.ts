@@ -46,7 +46,7 @@ async function readyBridge(): Promise<(net: Net) => Bridge> {
     connect = nowhere;
   }
   return (net) => {
-    connect = net.connect;
+    connect = (target) => net.connect(target);
     return bridge;
   };
 }
