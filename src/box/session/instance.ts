@@ -27,6 +27,7 @@ export interface InstanceRequest {
   readonly functionId: FunctionId;
   readonly name: string;
   readonly source: string;
+  readonly sourceHash: string;
   readonly entry?: string;
   readonly grant: Grant;
   readonly invocation: Invocation;
@@ -106,6 +107,7 @@ export class Instance implements AsyncDisposable {
     try {
       guest = await this.#deps.guests.start({
         start: this.#guestStart(),
+        sourceHash: this.#request.sourceHash,
         services,
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);
