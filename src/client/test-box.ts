@@ -204,6 +204,7 @@ export class TestBox implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const instance of this.instances.values()) instance.input.close();
     for (const socket of this.#sockets) socket.destroy();
     this.#upgrades.close();
     await new Promise((resolve) => this.#server.close(resolve));
