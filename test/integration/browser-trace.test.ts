@@ -17,11 +17,11 @@ import { BrowseSession, type Visited } from "../../src/client/browse/browse-sess
 import { loadBrowser } from "../../src/client/browse/browser-package.ts";
 import { BoxClient } from "../../src/client/client.ts";
 import { torDial } from "../../src/client/tor-dial.ts";
+import { ObservedLink } from "../../src/testnet/observed-link.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import { BROWSE_DEFAULTS, type Shape } from "../../src/wire/browse.ts";
 import { noise } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
-import { ObservedLink } from "../support/observed-link.ts";
 
 const EXIT_PORT = 5578;
 const KIB = 1024;
@@ -173,9 +173,10 @@ interface Observed {
 }
 
 /** What went down the client's link in each window: bytes, and when the first and the last came. */
-function observed(windows: readonly Window[]): Observed[] {
+async function observed(windows: readonly Window[]): Promise<Observed[]> {
+  const passed = await link.passed();
   return windows.map(({ fromMs, toMs }) => {
-    const own = link.passed.filter(
+    const own = passed.filter(
       ({ atMs, direction }) => direction === "down" && atMs >= fromMs && atMs <= toMs,
     );
     return {
@@ -202,7 +203,7 @@ test("the link shows at most K pairs of size and duration, errors included; with
     PLAIN,
     urls.filter((url) => !/silent|slow-part/.test(url)),
   );
-  const seen = observed(shaped);
+  const seen = await observed(shaped);
   for (const [at, { path, page }] of shaped.entries()) {
     t.diagnostic(`${path} ${JSON.stringify(seen[at])}`);
     assert.ok(page.verified && page.isShaped, path);
@@ -210,7 +211,7 @@ test("the link shows at most K pairs of size and duration, errors included; with
     assert.ok((seen[at]?.pauseMs ?? 1e9) < TIME_STEP_MS, `${path} began after ${seen[at]?.pauseMs} ms`);
   }
   const withShape = pairs(seen);
-  const without = pairs(observed(plain));
+  const without = pairs(await observed(plain));
   t.diagnostic(`shaped: ${[...withShape].join(", ")}; plain: ${[...without].join(", ")}`);
   assert.ok(withShape.size <= SIZES.length, [...withShape].join(", "));
   assert.ok(withShape.size > 1, "pages of one size show nothing either way");
