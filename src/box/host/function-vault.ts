@@ -48,6 +48,13 @@ interface Value {
   references: number;
 }
 
+/** What a vault has while it is used, and not when it is idle, for idle ones are many. */
+interface Use {
+  readonly end: AbortController;
+  readonly puts: Set<Promise<unknown>>;
+  operations: number;
+}
+
 export class FunctionVault implements FunctionStorage {
   readonly #id: FunctionId;
   readonly #dir: string;
@@ -58,9 +65,10 @@ export class FunctionVault implements FunctionStorage {
   readonly #values = new Map<string, Value>();
   /** The keys of #values in order of their UTF-8 bytes. */
   readonly #order: string[] = [];
-  readonly #erased = new AbortController();
-  readonly #puts = new Set<Promise<unknown>>();
-  #folder: Promise<unknown> | undefined;
+  #use: Use | undefined;
+  #isErased = false;
+  /** Pending while it is made. */
+  #folder: Promise<unknown> | "made" | undefined;
 
   constructor(id: FunctionId, dir: string, own: Space, total: Space, limits: StorageLimits) {
     this.#id = id;
@@ -80,16 +88,22 @@ export class FunctionVault implements FunctionStorage {
     options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }> {
     checkKey(key);
-    const signal = this.#lifeOf(options.signal);
-    const create = options.create ?? false;
-    if (create) this.#refuseTaken(key);
-    this.#takeKey();
-    const put = this.#put(key, abortable(value, signal), { signal, create });
-    this.#puts.add(put);
+    options.signal.throwIfAborted();
+    const use = this.#begin();
     try {
-      return { bytes: await put };
+      const signal = AbortSignal.any([options.signal, use.end.signal]);
+      const create = options.create ?? false;
+      if (create) this.#refuseTaken(key);
+      this.#takeKey();
+      const put = this.#put(key, abortable(value, signal), { signal, create });
+      use.puts.add(put);
+      try {
+        return { bytes: await put };
+      } finally {
+        use.puts.delete(put);
+      }
     } finally {
-      this.#puts.delete(put);
+      this.#done(use);
     }
   }
 
@@ -130,7 +144,8 @@ export class FunctionVault implements FunctionStorage {
     options: { signal: AbortSignal; offset?: number },
   ): Promise<{ bytes: number; value: AsyncIterable<Uint8Array> } | undefined> {
     checkKey(key);
-    const signal = this.#lifeOf(options.signal);
+    options.signal.throwIfAborted();
+    this.#refuseErased();
     const value = this.#values.get(key);
     if (!value) return undefined;
     const offset = options.offset ?? 0;
@@ -141,12 +156,12 @@ export class FunctionVault implements FunctionStorage {
       );
     }
     value.references++;
-    return { bytes: value.bytes, value: this.#read(value, offset, signal) };
+    return { bytes: value.bytes, value: this.#read(value, offset, options.signal) };
   }
 
   async delete(key: string): Promise<boolean> {
     checkKey(key);
-    this.#erased.signal.throwIfAborted();
+    this.#refuseErased();
     const value = this.#values.get(key);
     if (!value) return false;
     this.#values.delete(key);
@@ -174,8 +189,10 @@ export class FunctionVault implements FunctionStorage {
   }
 
   async erase(): Promise<void> {
-    this.#erased.abort(new BentoError("storage-erased", "Cannot use storage: the function has ended"));
-    await Promise.allSettled(this.#puts);
+    this.#isErased = true;
+    const use = this.#use;
+    use?.end.abort(erased());
+    await Promise.allSettled(use?.puts ?? []);
     this.#key.fill(0);
     const values = [...this.#values.values()];
     this.#values.clear();
@@ -184,19 +201,33 @@ export class FunctionVault implements FunctionStorage {
     await rm(this.#dir, { recursive: true, force: true });
   }
 
-  #lifeOf(signal: AbortSignal): AbortSignal {
-    const life = AbortSignal.any([signal, this.#erased.signal]);
-    life.throwIfAborted();
-    return life;
+  /** One operation more. It ends with `#done`. */
+  #begin(): Use {
+    this.#refuseErased();
+    this.#use ??= { end: new AbortController(), puts: new Set(), operations: 0 };
+    this.#use.operations++;
+    return this.#use;
+  }
+
+  #done(use: Use): void {
+    use.operations--;
+    if (use.operations === 0 && this.#use === use) this.#use = undefined;
+  }
+
+  #refuseErased(): void {
+    if (this.#isErased) throw erased();
   }
 
   /** Reads one version to its end. The version is kept until the reader is done, gives up or is aborted. */
-  #read(value: Value, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array> {
+  #read(value: Value, offset: number, caller: AbortSignal): AsyncIterable<Uint8Array> {
+    const use = this.#begin();
+    const signal = AbortSignal.any([caller, use.end.signal]);
     let held = true;
     const release = () => {
       if (!held) return;
       held = false;
       signal.removeEventListener("abort", release);
+      this.#done(use);
       this.#releaseSoon(value);
     };
     signal.addEventListener("abort", release, { once: true });
@@ -245,9 +276,11 @@ export class FunctionVault implements FunctionStorage {
   }
 
   async #makeFolder(): Promise<void> {
+    if (this.#folder === "made") return;
     this.#folder ??= mkdir(this.#dir, { mode: 0o700 });
     try {
       await this.#folder;
+      this.#folder = "made";
     } catch (error) {
       this.#folder = undefined;
       throw error;
@@ -303,6 +336,10 @@ export class FunctionVault implements FunctionStorage {
     }
     return low;
   }
+}
+
+function erased(): BentoError {
+  return new BentoError("storage-erased", "Cannot use storage: the function has ended");
 }
 
 function compareKeys(a: string, b: string): number {
