@@ -192,7 +192,7 @@ export class FunctionVault implements FunctionStorage {
     this.#isErased = true;
     const use = this.#use;
     use?.end.abort(erased());
-    await Promise.allSettled(use?.puts ?? []);
+    if (use) await Promise.allSettled(use.puts);
     this.#key.fill(0);
     const values = [...this.#values.values()];
     this.#values.clear();
