@@ -5,7 +5,7 @@ import http from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
 import { Channel } from "../base/channel.ts";
-import { type Info, MEDIA, type Outcome, PATHS, type Stored } from "../wire/api.ts";
+import { type Info, type Listing, MEDIA, type Outcome, PATHS, type Stored } from "../wire/api.ts";
 import { BoxError, problemOf } from "../wire/error-code.ts";
 import { grant } from "../wire/grant.ts";
 import { parsePackage, sourceHash } from "../wire/package.ts";
@@ -38,6 +38,7 @@ export const TEST_POLICY: Policy = {
   net: { exit: ["accept *:*"], connections: 16, bytes: 64 * MIB },
   bento: null,
   tor: null,
+  relays: null,
   storage: { bytes: 16 * MIB },
   box: ["load"],
   packageBytes: 4 * MIB,
@@ -111,6 +112,9 @@ class TestInstance {
     send: (frame: BoxFrame) => void,
     drop: () => void,
   ): void {
+    // spec/wire 6: whoever attaches takes over.
+    const takenOver = new BoxError("taken-over", "Another client attached to this instance");
+    this.send?.({ kind: "problem", problem: problemOf(takenOver) });
     this.send = send;
     this.drop = drop;
     send({ kind: "attached", attached: { instance: this.id, offset, ...(stored ? { stored } : {}) } });
@@ -120,6 +124,11 @@ class TestInstance {
       send({ ...frame, offset: frame.offset + skip, bytes: frame.bytes.subarray(skip) });
     }
     if (this.outcome) send({ kind: "ended", outcome: this.outcome });
+  }
+
+  /** The connection of whoever was given `send` is gone. */
+  left(send: (frame: BoxFrame) => void): void {
+    if (this.send === send) this.send = undefined;
   }
 
   handle(frame: ClientFrame): void {
@@ -147,6 +156,8 @@ export class TestBox implements AsyncDisposable {
   readonly instances = new Map<InstanceId, TestInstance>();
   readonly #options: TestBoxOptions;
   readonly #functions = new Map<string, Start["package"]>();
+  /** Shutdown token -> invocation token, and the instances that `run` started with them. */
+  readonly #owned = new Map<string, { readonly token: string; readonly instances: TestInstance[] }>();
   readonly #sockets = new Set<Socket>();
   readonly #server: http.Server;
   readonly #upgrades = new WebSocketServer({ noServer: true });
@@ -221,7 +232,8 @@ export class TestBox implements AsyncDisposable {
       case PATHS.exec: {
         const pack = this.#functions.get(bearer(request));
         if (!pack) throw new BoxError("bad-token", "Cannot start instance: unknown token");
-        const instance = this.#start({ invocation: (await readJson(request)) as Start["invocation"] });
+        const invocation = (await readJson(request)) as Start["invocation"];
+        const instance = this.#start({ invocation }, bearer(request));
         return answer(response, 201, { instance: instance.id });
       }
       case PATHS.run:
@@ -233,12 +245,51 @@ export class TestBox implements AsyncDisposable {
         if (kill) instance.input.close();
         return answer(response, 200, { killed: kill });
       }
-      case PATHS.shutdown:
+      case PATHS.shutdown: {
         await readJson(request);
-        return answer(response, 200, { instancesEnded: this.instances.size });
+        const owned = this.#owned.get(bearer(request));
+        if (!owned) throw new BoxError("bad-token", "Cannot shut down: unknown token");
+        this.#owned.delete(bearer(request));
+        this.#functions.delete(owned.token);
+        for (const instance of owned.instances) instance.input.close();
+        return answer(response, 200, { instancesEnded: owned.instances.length });
+      }
+      case PATHS.list:
+        return answer(response, 200, this.#list(bearer(request)));
       default:
         throw new BoxError("not-found", "Cannot answer: no such path");
     }
+  }
+
+  /** As a function that removes itself. */
+  remove(shutdownToken: string): void {
+    this.#owned.delete(shutdownToken);
+  }
+
+  /** Shutdown tokens of what is installed. */
+  get installed(): string[] {
+    return [...this.#owned.keys()];
+  }
+
+  #list(token: string): Listing {
+    const owned = this.#owned.get(token);
+    if (!owned) throw new BoxError("bad-token", "Cannot list: unknown token");
+    return {
+      name: "test",
+      image: "deno",
+      sourceHash: "",
+      storedAt: 0,
+      expiresAt: 0,
+      storageBytes: 0,
+      instances: owned.instances.map((instance, index) => ({
+        number: index + 1,
+        startedAt: 0,
+        attached: instance.send !== undefined,
+        outputBytes: instance.bytes,
+        waitingBytes: 0,
+        ...(instance.outcome ? { outcome: instance.outcome } : {}),
+      })),
+    };
   }
 
   #store(input: unknown): Stored {
@@ -250,10 +301,12 @@ export class TestBox implements AsyncDisposable {
       });
     }
     const invocationToken = newInvocationToken();
+    const shutdownToken = newShutdownToken();
     this.#functions.set(invocationToken, input as Start["package"]);
+    this.#owned.set(shutdownToken, { token: invocationToken, instances: [] });
     return {
       invocationToken,
-      shutdownToken: newShutdownToken(),
+      shutdownToken,
       name: pack.manifest.name,
       sourceHash: sourceHash(pack),
       grant: JSON.parse(JSON.stringify(result.grant)) as Stored["grant"],
@@ -261,9 +314,12 @@ export class TestBox implements AsyncDisposable {
     };
   }
 
-  #start(start: Start): TestInstance {
+  #start(start: Start, token: string | undefined): TestInstance {
     const instance = new TestInstance();
     this.instances.set(instance.id, instance);
+    for (const owned of this.#owned.values()) {
+      if (owned.token === token) owned.instances.push(instance);
+    }
     const script = this.#options.script ?? echoScript;
     script({
       start,
@@ -299,17 +355,15 @@ export class TestBox implements AsyncDisposable {
         if (!frame.start.package && !this.#functions.has(token))
           throw new BoxError("bad-token", "Cannot run: no token");
         const stored = frame.start.package ? this.#store(frame.start.package) : undefined;
-        instance = this.#start(frame.start);
+        instance = this.#start(frame.start, stored?.invocationToken ?? token);
         response.writeHead(200, { "content-type": MEDIA.session });
-        instance.attach(
-          0,
-          stored,
-          (out) => {
-            response.write(prefixLength(encodeBoxFrame(out)));
-            if (out.kind === "ended") response.end();
-          },
-          () => request.socket.destroy(),
-        );
+        const started = instance;
+        const send = (out: BoxFrame) => {
+          response.write(prefixLength(encodeBoxFrame(out)));
+          if (out.kind === "ended" || out.kind === "problem") response.end();
+        };
+        response.once("close", () => started.left(send));
+        started.attach(0, stored, send, () => request.socket.destroy());
       }
     }
   }
@@ -320,17 +374,13 @@ export class TestBox implements AsyncDisposable {
     });
     ws.on("error", () => undefined);
     const offset = new URL(request.url ?? "", "http://box").searchParams.get("offset");
-    instance.attach(
-      offset === null ? instance.acked : Number(offset),
-      undefined,
-      (frame) => {
-        ws.send(encodeBoxFrame(frame));
-        if (frame.kind === "ended") ws.close(1000);
-      },
-      () => {
-        ws.terminate();
-      },
-    );
+    const send = (frame: BoxFrame) => {
+      ws.send(encodeBoxFrame(frame));
+      if (frame.kind === "ended" || frame.kind === "problem") ws.close(1000);
+    };
+    ws.once("close", () => instance.left(send));
+    const from = offset === null ? instance.acked : Number(offset);
+    instance.attach(from, undefined, send, () => ws.terminate());
   }
 
   #problem(response: http.ServerResponse, error: unknown): void {

@@ -83,6 +83,8 @@ export interface Env {
   readonly storage?: Storage;
   /** Tor's circuits, streams and onion services, behind a filter. Manifest: `tor`. */
   readonly tor?: Tor;
+  /** Links to relays of the Tor network, for functions that speak its protocol themselves. Manifest: `relays`. */
+  readonly relays?: Relays;
   /** Functions that this function deploys and uses, on this box and on others. Manifest: `bento`. */
   readonly bento?: Bento;
   /** Facts about the box. Manifest: `box`. */
@@ -441,6 +443,54 @@ export interface Bento {
   close(box: string, instance: string): Promise<boolean>;
   /** Ends a function by its shutdown token: instances, storage, tokens. How many instances were ended. */
   shutdown(box: string, token: string): Promise<number>;
+}
+
+/**
+ * Links to relays, and to nothing else: the box looks each relay up in the consensus of its own tor, connects, does TLS and
+ * the link handshake, and checks both identities; cells go both ways from then on (tor-spec 3). Methods reject with
+ * `code` "relays-refused" (no such relay), "relays-limit" (a count of the grant is used up), "relays-unreachable" or
+ * "relays-gone" (the box's tor does not run).
+ */
+export interface Relays {
+  /** What a client of this network begins with. */
+  network(): Promise<RelayNetwork>;
+  /**
+   * A link to the relay with this fingerprint, 40 hexadecimal digits. Cells that a client has no business to send end
+   * it, and so do more new circuits in a minute than were granted.
+   */
+  link(fingerprint: string): Promise<RelayLink>;
+}
+
+export interface RelayNetwork {
+  /** The relay that the box stands beside: the natural first hop of its circuits. */
+  readonly own?: RelayContact;
+  /** Some relays that answer directory requests, chosen at random. */
+  readonly directories: readonly RelayContact[];
+  /** The identities of the directory authorities (v3ident): 40 hexadecimal digits each. Empty: those of the public network. */
+  readonly authorities: readonly string[];
+}
+
+export interface RelayContact {
+  /** 40 upper-case hexadecimal digits. */
+  readonly fingerprint: string;
+  /** Ed25519 identity: 64 hexadecimal digits. */
+  readonly ed25519: string;
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface RelayLink {
+  readonly fingerprint: string;
+  readonly ed25519: string;
+  /** Of the link protocol (tor-spec 4). */
+  readonly version: 4 | 5;
+  /** Cells of the relay, as bytes cut anywhere. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Cells for the relay, as bytes cut anywhere. */
+  readonly writable: WritableStream<Uint8Array>;
+  /** Resolves when the link has ended, rejects when it broke. */
+  readonly closed: Promise<void>;
+  close(): Promise<void>;
 }
 
 /** Relay, family and region are what boxes say of themselves. */
