@@ -13,6 +13,7 @@ import { abortable } from "./abortable.ts";
 import type { FunctionStorage } from "./services.ts";
 import { FileCipher } from "./storage-cipher.ts";
 import { readSealed, writeSealed } from "./storage-file.ts";
+import type { KeyPlace, StorageKeys } from "./storage-keys.ts";
 
 export const STORAGE_LIMITS = {
   /** What each value costs beside its bytes: an inode, the rest of its last block, its entry in memory. */
@@ -48,6 +49,13 @@ interface Value {
   references: number;
 }
 
+/** What all functions of a box draw on. */
+export interface SharedStorage {
+  readonly space: Space;
+  readonly limits: StorageLimits;
+  readonly keys: StorageKeys;
+}
+
 /** What a vault has while it is used, and not when it is idle, for idle ones are many. */
 interface Use {
   readonly end: AbortController;
@@ -58,7 +66,8 @@ interface Use {
 export class FunctionVault implements FunctionStorage {
   readonly #id: FunctionId;
   readonly #dir: string;
-  readonly #key = randomBytes(32);
+  readonly #keys: StorageKeys;
+  readonly #key: KeyPlace;
   readonly #own: Space;
   readonly #total: Space;
   readonly #limits: StorageLimits;
@@ -70,12 +79,15 @@ export class FunctionVault implements FunctionStorage {
   /** Pending while it is made. */
   #folder: Promise<unknown> | "made" | undefined;
 
-  constructor(id: FunctionId, dir: string, own: Space, total: Space, limits: StorageLimits) {
+  /** @param dir the function's own folder */
+  constructor(id: FunctionId, dir: string, quota: Space, shared: SharedStorage) {
     this.#id = id;
     this.#dir = dir;
-    this.#own = own;
-    this.#total = total;
-    this.#limits = limits;
+    this.#own = quota;
+    this.#total = shared.space;
+    this.#limits = shared.limits;
+    this.#keys = shared.keys;
+    this.#key = shared.keys.create();
   }
 
   get bytesUsed(): number {
@@ -122,7 +134,7 @@ export class FunctionVault implements FunctionStorage {
     try {
       charge(this.#limits.entryBytes);
       await this.#makeFolder();
-      const cipher = new FileCipher(this.#key, this.#id, fileId);
+      const cipher = this.#cipherOf(fileId);
       const bytes = await writeSealed(path, cipher, value, charge);
       signal.throwIfAborted();
       // Nothing is awaited between this and the next line: of several that create one key, one succeeds.
@@ -189,11 +201,12 @@ export class FunctionVault implements FunctionStorage {
   }
 
   async erase(): Promise<void> {
+    if (this.#isErased) return;
     this.#isErased = true;
     const use = this.#use;
     use?.end.abort(erased());
     if (use) await Promise.allSettled(use.puts);
-    this.#key.fill(0);
+    this.#keys.erase(this.#key);
     const values = [...this.#values.values()];
     this.#values.clear();
     this.#order.length = 0;
@@ -214,6 +227,11 @@ export class FunctionVault implements FunctionStorage {
     if (use.operations === 0 && this.#use === use) this.#use = undefined;
   }
 
+  #cipherOf(fileId: string): FileCipher {
+    this.#refuseErased();
+    return new FileCipher(this.#keys.bytes(this.#key), this.#id, fileId);
+  }
+
   #refuseErased(): void {
     if (this.#isErased) throw erased();
   }
@@ -231,7 +249,7 @@ export class FunctionVault implements FunctionStorage {
       this.#releaseSoon(value);
     };
     signal.addEventListener("abort", release, { once: true });
-    const cipher = new FileCipher(this.#key, this.#id, value.fileId);
+    const cipher = this.#cipherOf(value.fileId);
     const chunks = readSealed(join(this.#dir, value.fileId), cipher, value.bytes, offset);
     return {
       async *[Symbol.asyncIterator]() {
