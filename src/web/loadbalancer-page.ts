@@ -206,11 +206,11 @@ function plot({ curves, endMs, windowMs, unit, isBinary, line, title }: Plot): s
 
 /** The least of 4, 8, 20, 40, 80, ... (of KiB, MiB, ... where `isBinary`) that is not below: each tick is a round number. */
 export function niceTop(most: number, isBinary: boolean): number {
-  let unit = 1;
-  while (isBinary && most / unit >= 1000) unit *= 1024;
-  for (let power = 1; ; power *= 10) {
+  const power = most < 1000 ? 0 : Math.floor(Math.log(most / 1000) / Math.log(1024)) + 1;
+  const unit = isBinary ? 1024 ** power : 1;
+  for (let digits = 1; ; digits *= 10) {
     for (const factor of [4, 8, 20]) {
-      if (factor * power * unit >= most) return factor * power * unit;
+      if (factor * digits * unit >= most) return factor * digits * unit;
     }
   }
 }
