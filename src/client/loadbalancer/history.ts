@@ -7,7 +7,7 @@ import type { BalancerEvent, Report } from "./answers.ts";
 /** What is kept and drawn at most. */
 export const WINDOW_MS = 120_000;
 /** What is drawn while there is less to show. */
-const WINDOWS_MS = [30_000, 60_000, WINDOW_MS] as const;
+const WINDOWS_MS = [40_000, 60_000, WINDOW_MS] as const;
 export const SAMPLES_MAX = 480;
 export const EVENTS_MAX = 40;
 /** Two reports within less than this count as one. */
