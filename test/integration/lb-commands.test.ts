@@ -163,7 +163,7 @@ test("bento lb over Tor: an unmodified client fetches, the standby takes over, s
   assert.equal((await bento(home, "close", instance, "--kill", "--box", "box0")).code, 0);
   const after = await until(async () => {
     const asked = await bento(home, "lb", "status", "--json");
-    return asked.code === 0 ? lastJson(asked) : undefined;
+    return asked.code === 0 ? { value: lastJson(asked) } : asked.err;
   });
   assert.equal(after["at"], "standby");
   assert.equal(after["address"], address);
@@ -184,17 +184,18 @@ async function fetched(home: string, socks: string, url: string): Promise<Buffer
   return until(async () => {
     // Another password, other circuits.
     const args = ["--proxy-user", `client:${count++}`, "--socks5-hostname", socks, "-o", "fetched", url];
-    const child = spawn("curl", ["-sf", "-m", "30", ...args], { cwd: home, stdio: "ignore" });
-    const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-    return code === 0 ? readFile(path.join(home, "fetched")) : undefined;
+    const curl = spawn("curl", ["-sSf", "-m", "30", ...args], { cwd: home });
+    const { code, err } = await finished(curl);
+    return code === 0 ? { value: await readFile(path.join(home, "fetched")) } : err;
   });
 }
 
-async function until<T>(attempt: () => Promise<T | undefined>): Promise<T> {
-  for (const signal = AbortSignal.timeout(120_000); ; ) {
+/** @param attempt a value, or what was in the way */
+async function until<T>(attempt: () => Promise<{ readonly value: T } | string>): Promise<T> {
+  for (const endMs = Date.now() + 120_000; ; ) {
     const result = await attempt();
-    if (result !== undefined) return result;
-    signal.throwIfAborted();
+    if (typeof result !== "string") return result.value;
+    if (Date.now() > endMs) throw new Error(`not in time: ${result}`);
     await sleep(500);
   }
 }

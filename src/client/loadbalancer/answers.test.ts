@@ -108,7 +108,7 @@ test("answersOf: fragments make one answer; the rest of one that was read before
   await assert.rejects(read(later()), { code: "bad-answer" });
 });
 
-test("answersOf: of a standby, what was meant for its load balancer is passed over, up to the first answer", async () => {
+test("answersOf: of a standby, what is meant for its load balancer is passed over; broken answers are not", async () => {
   async function* standby(): AsyncGenerator<OutputChunk> {
     for (const message of [{ ready: 1 }, { beat: 2 }, { beat: 3 }, ALL[2]])
       yield { offset: 0, bytes: bytes(message), last: true };
@@ -117,7 +117,8 @@ test("answersOf: of a standby, what was meant for its load balancer is passed ov
   await assert.rejects(read(standby()), { code: "bad-answer" });
   async function* after(): AsyncGenerator<OutputChunk> {
     yield* standby();
-    yield { offset: 9000, bytes: bytes({ beat: 4 }), last: true };
+    yield { offset: 9000, bytes: bytes({ tookOver: { epoch: 4 } }), last: true };
+    yield { offset: 9100, bytes: bytes({ report: {} }), last: true };
   }
   await assert.rejects(read(after(), { isStandby: true }), { code: "bad-answer" });
 });
