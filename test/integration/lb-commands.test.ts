@@ -141,11 +141,9 @@ test("bento lb over Tor: an unmodified client fetches, the standby takes over, s
   const up = await bento(home, "net", "up", "--boxes", "2", "--json");
   assert.equal(up.code, 0, up.err);
   const { socks } = lastJson(up) as { socks: string };
-  const started = await bento(
-    home,
-    ...["lb", "start", "--site", "web", "--replicas", "2", "--boxes", "self,box1", "--box", "box0"],
-    ...["--standby", "box1", "--json"],
-  );
+  const what = ["--site", "web", "--replicas", "2", "--boxes", "self,box1"];
+  const where = ["--box", "box0", "--standby", "box1"];
+  const started = await bento(home, "lb", "start", ...what, ...where, "--json");
   assert.equal(started.code, 0, started.err + started.out);
   const { address, standby } = lastJson(started) as { address: string; standby: { isReady: boolean } };
   assert.equal(standby.isReady, true);
