@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { test } from "node:test";
 import { BoxClient, directDial } from "../client.ts";
+import { ShardSink } from "../shard/shard-sink.ts";
 import { TestBox, type TestScript } from "../test-box.ts";
 import { newWriter, type PutContent, putContent, putRequest } from "./put.ts";
 
@@ -84,28 +85,20 @@ test("putContent: reads no more than a part ahead, since more may wait for what 
   await using box = await TestBox.start({ script });
   using client = new BoxClient({ address: box.address, dial: directDial });
   const content = randomBytes(512 * KIB);
-  let keptBytes = 0;
-  const kept = { changed: Promise.withResolvers<void>() };
-  // As a shard on its way: two parts beyond what is kept, and no more.
-  const lockStep: PutContent = {
-    size: content.length,
-    async *read(from) {
-      for (let at = from; at < content.length; at += 16 * KIB) {
-        while (at >= keptBytes + 128 * KIB) await kept.changed.promise;
-        yield content.subarray(at, at + 16 * KIB);
-      }
-    },
-  };
-  const request = { ...putRequest(newWriter(), content.length, { gets: 1 }), partBytes: 64 * KIB };
-  await putContent(client, { package: PACK }, request, lockStep, {
+  // Two parts beyond what is kept, and no more.
+  const sink = new ShardSink(content.length, 128 * KIB);
+  const encoding = (async () => {
+    for (let at = 0; at < content.length; at += 16 * KIB)
+      await sink.push(content.subarray(at, at + 16 * KIB));
+  })();
+  const request = { ...putRequest(newWriter(), content.length, { gets: 0 }), partBytes: 64 * KIB };
+  await putContent(client, { package: PACK }, request, sink, {
     signal: AbortSignal.timeout(60_000),
     onKept: (bytes) => {
-      keptBytes = bytes;
-      const { resolve } = kept.changed;
-      kept.changed = Promise.withResolvers();
-      resolve();
+      sink.confirm(bytes);
     },
   });
+  await encoding;
   assert.ok(received().equals(content));
 });
 
