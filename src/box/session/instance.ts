@@ -27,6 +27,7 @@ export interface InstanceRequest {
   readonly functionId: FunctionId;
   readonly name: string;
   readonly source: string;
+  readonly sourceHash: string;
   readonly entry?: string;
   readonly grant: Grant;
   readonly invocation: Invocation;
@@ -110,6 +111,7 @@ export class Instance implements AsyncDisposable {
     try {
       guest = await this.#deps.guests.start({
         start: guestStart(request),
+        sourceHash: request.sourceHash,
         services,
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);

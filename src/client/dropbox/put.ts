@@ -23,7 +23,12 @@ const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
 const AHEAD_BYTES = 512 * 1024;
 /** Attempts in a row without progress. */
 const ATTEMPTS_MAX = 8;
-/** How long ending the instance of a broken attempt may take: milliseconds. */
+/**
+ * What one download may cost when nothing else is said, in sizes of the content: each time it goes on after its connection
+ * broke it is charged all that is left, also when the box answered to nobody.
+ */
+const GET_SIZES = 16;
+/** How long ending the instance of a broken attempt may take, if a stall is not noticed sooner: milliseconds. */
 const KILL_MS = 10_000;
 
 /** Content that can be read again from any byte: what a put needs to resume. */
@@ -49,7 +54,7 @@ export interface PutOptions {
 /** What a Dropbox allows, apart from its lifetime. */
 export interface DropboxTerms {
   readonly gets: number;
-  /** Content bytes of all downloads; the size twice for each when left out, so that downloads can resume. */
+  /** Content bytes of all downloads; GET_SIZES times the size for each when left out. */
   readonly bytes?: number | undefined;
 }
 
@@ -62,7 +67,7 @@ export function newWriter(): string {
 export function putRequest(writer: string, size: number, terms: DropboxTerms): PutRequest {
   let partBytes: number = DropboxLimits.partBytesMin;
   while (Math.ceil(size / partBytes) > DropboxLimits.partsMax) partBytes *= 2;
-  return { writer, gets: terms.gets, bytes: terms.bytes ?? 2 * terms.gets * size, partBytes };
+  return { writer, gets: terms.gets, bytes: terms.bytes ?? GET_SIZES * terms.gets * size, partBytes };
 }
 
 /** The package, asking for the storage that `size` content bytes take, for `lifetimeMs`. */
@@ -100,7 +105,10 @@ export async function putContent(
   const { stallMs, signal, clock = systemClock } = options;
   const attempt = async (progress: () => void): Promise<number> => {
     // The last attempt's instance waits for input that will not come.
-    if (broken) await endQuietly(client, broken);
+    if (broken) {
+      const waitMs = Math.min(KILL_MS, stallMs ?? KILL_MS);
+      await endQuietly(client, broken, AbortSignal.any([signal, AbortSignal.timeout(waitMs)]));
+    }
     broken = undefined;
     const lost = Promise.withResolvers<never>();
     lost.promise.catch(() => undefined);
@@ -140,9 +148,9 @@ export async function putContent(
   });
 }
 
-async function endQuietly(client: BoxClient, instance: InstanceId): Promise<void> {
+async function endQuietly(client: BoxClient, instance: InstanceId, signal: AbortSignal): Promise<void> {
   try {
-    await client.close(instance, { kill: true, signal: AbortSignal.timeout(KILL_MS) });
+    await client.close(instance, { kill: true, signal });
   } catch {
     // It ends by itself when nobody comes back.
   }
