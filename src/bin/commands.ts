@@ -269,7 +269,10 @@ function addFiles(program: Command, act: Act): void {
     .description("keep files on a box, encrypted here; prints a secret link for each")
     .argument("[file...]", "files")
     .option("--gets <n>", "downloads until it removes itself", count(1, 1000), 1)
-    .option("--bytes <size>", "bytes of all downloads until it does; twice the size for each when left out")
+    .option(
+      "--bytes <size>",
+      "bytes of all downloads until it does; 16 times the size for each when left out",
+    )
     .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
     .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
     .option("--no-encrypt", "put it as it is: the box can read and change it")

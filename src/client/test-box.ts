@@ -8,7 +8,7 @@ import { Channel } from "../base/channel.ts";
 import { type Info, type Listing, MEDIA, type Outcome, PATHS, type Stored } from "../wire/api.ts";
 import { BoxError, problemOf } from "../wire/error-code.ts";
 import { grant } from "../wire/grant.ts";
-import { parsePackage, sourceHash } from "../wire/package.ts";
+import { parseSentPackage, sourceHash } from "../wire/package.ts";
 import type { Policy } from "../wire/policy.ts";
 import {
   type BoxFrame,
@@ -77,6 +77,8 @@ export type TestScript = (call: TestCall) => Promise<Outcome>;
 export interface TestBoxOptions {
   readonly script?: TestScript;
   readonly policy?: Policy;
+  /** Sources that it comes with, by hash. */
+  readonly bundled?: Readonly<Record<string, string>>;
   /** Takes over a request completely: for hostile answers. Returns true when it did. */
   readonly intercept?: (request: http.IncomingMessage, response: http.ServerResponse) => boolean;
 }
@@ -202,6 +204,7 @@ export class TestBox implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const instance of this.instances.values()) instance.input.close();
     for (const socket of this.#sockets) socket.destroy();
     this.#upgrades.close();
     await new Promise((resolve) => this.#server.close(resolve));
@@ -222,6 +225,10 @@ export class TestBox implements AsyncDisposable {
           region: null,
           family: [],
           accepting: true,
+          functions: Object.keys(this.#options.bundled ?? {}).map((hash) => ({
+            name: "bundled",
+            sourceHash: hash,
+          })),
         };
         return answer(response, 200, info);
       }
@@ -293,7 +300,7 @@ export class TestBox implements AsyncDisposable {
   }
 
   #store(input: unknown): Stored {
-    const pack = parsePackage(input);
+    const pack = parseSentPackage(input, (hash) => this.#options.bundled?.[hash]);
     const result = grant(pack.manifest, this.#options.policy ?? TEST_POLICY);
     if (result.kind === "refused") {
       throw new BoxError("policy-refused", "Cannot store function: policy refuses it", {

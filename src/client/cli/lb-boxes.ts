@@ -4,8 +4,9 @@
 
 import { BentoError } from "../../base/errors.ts";
 import { DISTINCT } from "../../wire/choose-boxes.ts";
+import { LoadBalancerLimits } from "../../wire/loadbalancer.ts";
 import type { Manifest } from "../../wire/manifest.ts";
-import { BOXES_MAX, SELF } from "../../wire/policy.ts";
+import { SELF } from "../../wire/policy.ts";
 import { formatAddress } from "../address.ts";
 import { chooseAmong } from "../choose-boxes.ts";
 import { type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } from "./cli.ts";
@@ -47,8 +48,7 @@ export async function chooseLbBoxes(
   return {
     primary,
     standby,
-    // Beside them a manifest names the boxes of both load balancers, and "self".
-    replicas: [...new Set(replicas)].slice(0, BOXES_MAX - 3),
+    replicas: [...new Set(replicas)].slice(0, LoadBalancerLimits.boxesMax),
     ownAddress: await addressOf(cli, primary),
   };
 }

@@ -16,8 +16,7 @@ export interface ScaleOptions {
 
 /** The low watermark where none is given, as a share of the high one: one replica less must not come up to it again. */
 const LOW_SHARE = 0.4;
-/** Keys of clients: as many as fit a descriptor with room to spare. */
-export const CLIENT_KEYS_MAX = 64;
+const { clientsMax } = LoadBalancerLimits;
 
 export const DEFAULT_SCALE: ScaleSettings = {
   replicasMin: 1,
@@ -131,8 +130,8 @@ export async function clientKeysOf(given: readonly string[]): Promise<string[]> 
     if (!text.startsWith("@")) keys.push(clientKeyOf(text));
     else for (const line of await linesOf(text.slice(1))) keys.push(clientKeyOf(line));
   }
-  if (keys.length > CLIENT_KEYS_MAX)
-    throw usage(`Cannot use --client-key: ${keys.length} keys, at most ${CLIENT_KEYS_MAX}`);
+  if (keys.length > clientsMax)
+    throw usage(`Cannot use --client-key: ${keys.length} keys, at most ${clientsMax}`);
   return [...new Set(keys)];
 }
 

@@ -156,7 +156,7 @@ async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
 
 async function policyOf({ address, dial }: Reach, signal: AbortSignal): Promise<Policy> {
   using client = new BoxClient({ address, dial, isolation: newIsolation() });
-  return client.policy({ signal });
+  return await client.policy({ signal });
 }
 
 function entryOf({ key, boxes }: Prepared, instance: string): BalancerEntry {

@@ -134,16 +134,20 @@ export function parseAnswer(message: Uint8Array): Answer {
 
 /**
  * Answers from a session's output, never holding more than one. What came before may have been read by somebody else up
- * to the middle of an answer: the rest of that one is passed over. Throws ProtocolError "bad-answer".
+ * to the middle of an answer: the rest of that one is passed over. So is, with `isStandby`, what was meant for the load
+ * balancer that is gone, up to the first answer. Throws ProtocolError "bad-answer".
  */
-export async function* answersOf(chunks: AsyncIterable<OutputChunk>): AsyncGenerator<Answer> {
+export async function* answersOf(
+  chunks: AsyncIterable<OutputChunk>,
+  { isStandby = false }: { readonly isStandby?: boolean } = {},
+): AsyncGenerator<Answer> {
   let parts: Uint8Array[] = [];
   let length = 0;
-  let isFirst = true;
+  let mayBeForeign = true;
   for await (const { offset, bytes, last } of chunks) {
     // spec/wire 6.1: the end of a message that was read before this attachment.
     if (length === 0 && bytes.length === 0) continue;
-    if (parts.length === 0 && offset === 0) isFirst = false;
+    if (parts.length === 0 && offset === 0) mayBeForeign = isStandby;
     length += bytes.length;
     if (length > ANSWER_BYTES_MAX)
       throw new ProtocolError("bad-answer", `Cannot read answer: longer than ${ANSWER_BYTES_MAX} bytes`);
@@ -152,9 +156,9 @@ export async function* answersOf(chunks: AsyncIterable<OutputChunk>): AsyncGener
     const message = Buffer.concat(parts);
     parts = [];
     length = 0;
-    const mayBeRest = isFirst;
-    isFirst = false;
-    if (mayBeRest && !isWhole(message)) continue;
+    const isForeign = mayBeForeign && !isWhole(message);
+    if (!isForeign || !isStandby) mayBeForeign = false;
+    if (isForeign) continue;
     yield parseAnswer(message);
   }
 }

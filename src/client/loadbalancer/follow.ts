@@ -128,7 +128,7 @@ async function* attached(place: Place, options: FollowOptions, hasOther: boolean
       // What an ended instance said last is still to be read.
       if (!(error instanceof BentoError && error.code === "already-ended")) throw error;
     });
-    for await (const answer of answersOf(opened.chunks())) {
+    for await (const answer of answersOf(opened.chunks(), { isStandby: place.kind === "standby" })) {
       if ("report" in answer && answer.report.id !== id) continue;
       if (awaits(answer)) {
         cancel();
