@@ -8,11 +8,11 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { assert, BentoError, ProtocolError } from "../../base/errors.ts";
 import { FieldReader, u8, u16 } from "../fields.ts";
 import { CIRCUIT_INPUT_BYTES_MAX, HOPS_MAX, STREAMS_PER_CIRCUIT_MAX } from "../limits.ts";
-import { CELL, type Cell, fixedCell } from "../link/cell.ts";
+import { CELL, type Cell, fixedCell, fixedCells } from "../link/cell.ts";
 import type { CellSink, CircuitSlot, Link } from "../link/link.ts";
 import { createFast } from "./create-fast.ts";
 import type { ClientHandshake, HandshakeResult, HopKeys } from "./hop-keys.ts";
-import { HopStack, type OpenedCell } from "./hop-stack.ts";
+import { type Hop, HopStack, type OpenedCell } from "./hop-stack.ts";
 import { encodeLinkSpecifiers, type RelayAddress } from "./link-specifier.ts";
 import { ntorHandshake } from "./ntor.ts";
 import { ntorV3Handshake } from "./ntor-v3.ts";
@@ -61,8 +61,8 @@ export interface IncomingStream {
 export const REPLY_MS = 60_000;
 /** A circuit that answers within this time is short enough for `#nudge` to help. */
 const NUDGE_ROUND_TRIP_US = 20_000;
-/** Cells of one stream before the next one's turn. */
-const CELLS_PER_TURN = 16;
+/** Cells of one stream before the next one's turn: what one TLS record holds. */
+const CELLS_PER_TURN = 31;
 /** Answers and announcements that only come when asked for. */
 const NEVER_UNASKED: ReadonlySet<number> = new Set([
   RELAY.extended2,
@@ -391,15 +391,23 @@ export class Circuit implements CellSink, StreamHost, Disposable {
           this.#sending.delete(stream);
           continue;
         }
-        for (let left = CELLS_PER_TURN; left > 0 && stream.isReady; left--) {
-          if (!this.#slot.isWritable) return;
-          if (hop.sendWindow.room === 0) break;
-          const data = stream.takeForCell();
-          hop.sendWindow.sent(this.#send(stream.hop, { command: RELAY.data, streamId: stream.id, data }));
-          progress = true;
-        }
+        if (!this.#slot.isWritable) return;
+        if (hop.sendWindow.room === 0) continue;
+        this.#sendData(stream, hop);
+        progress = true;
       }
     }
+  }
+
+  /** One stream's turn. It has something to send, and the hop's window has room. */
+  #sendData(stream: TorStream, hop: Hop): void {
+    const messages: RelayMessage[] = [];
+    const cellsMax = Math.min(CELLS_PER_TURN, hop.sendWindow.room);
+    while (messages.length < cellsMax && stream.isReady)
+      messages.push({ command: RELAY.data, streamId: stream.id, data: stream.takeForCell() });
+    const { bodies, digests } = this.#hops.sealAll(stream.hop, messages);
+    for (const digest of digests) hop.sendWindow.sent(digest);
+    this.#slot.send(fixedCells(this.#slot.id, CELL.relay, bodies));
   }
 
   #takeCell(cell: Cell): void {

@@ -47,8 +47,14 @@ export interface RelayMessage {
 }
 
 /** A cell payload with zeros where the digest comes. */
-export function encodeRelay({ command, streamId, data }: RelayMessage): Uint8Array {
+export function encodeRelay(message: RelayMessage): Uint8Array {
   const body = new Uint8Array(CELL_BODY_BYTES);
+  writeRelay(body, message);
+  return body;
+}
+
+/** As `encodeRelay`, into CELL_BODY_BYTES that are zero. */
+export function writeRelay(body: Uint8Array, { command, streamId, data }: RelayMessage): void {
   body[0] = command;
   body[3] = streamId >>> 8;
   body[4] = streamId;
@@ -58,7 +64,6 @@ export function encodeRelay({ command, streamId, data }: RelayMessage): Uint8Arr
   // tor-spec 6.1: four zero bytes, then random ones, so that the cell's content cannot be predicted.
   const padFrom = HEADER_BYTES + data.length + 4;
   if (padFrom < body.length) body.set(random(body.length - padFrom), padFrom);
-  return body;
 }
 
 /** Reads a payload whose digest was right. Throws ProtocolError `onion-relay-cell`. */

@@ -93,13 +93,28 @@ function isVariable(command: number): boolean {
 /** A fixed-length cell with a 4-byte circuit id; `body` is filled up with zeros. */
 export function fixedCell(circuitId: number, command: number, body: Uint8Array): Uint8Array {
   const cell = new Uint8Array(CELL_BYTES);
+  writeCell(cell, circuitId, command, body);
+  return cell;
+}
+
+/** Cells of one circuit, one after the other. `bodies`: whole payloads, one after the other. */
+export function fixedCells(circuitId: number, command: number, bodies: Uint8Array): Uint8Array {
+  const count = bodies.length / CELL_BODY_BYTES;
+  const cells = new Uint8Array(count * CELL_BYTES);
+  for (let index = 0; index < count; index++) {
+    const body = bodies.subarray(index * CELL_BODY_BYTES, (index + 1) * CELL_BODY_BYTES);
+    writeCell(cells.subarray(index * CELL_BYTES), circuitId, command, body);
+  }
+  return cells;
+}
+
+function writeCell(cell: Uint8Array, circuitId: number, command: number, body: Uint8Array): void {
   cell[0] = circuitId >>> 24;
   cell[1] = circuitId >>> 16;
   cell[2] = circuitId >>> 8;
   cell[3] = circuitId;
   cell[4] = command;
-  cell.set(body, 5);
-  return cell;
+  cell.set(body, CELL_BYTES - CELL_BODY_BYTES);
 }
 
 /** tor-spec 4.1: VERSIONS always has a 2-byte circuit id, even before a wider one was agreed. */

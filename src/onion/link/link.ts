@@ -30,8 +30,8 @@ export interface CellSink {
 /** A circuit's place on a link. */
 export interface CircuitSlot {
   readonly id: number;
-  /** Queues one whole cell, which goes out with others of the same turn. After the link ended, does nothing. */
-  send(cell: Uint8Array): void;
+  /** Queues whole cells, which go out with others of the same turn. After the link ended, does nothing. */
+  send(cells: Uint8Array): void;
   /** Whether data should be sent now; `handleWritable` follows a false. */
   readonly isWritable: boolean;
   /** The id may be used again. Idempotent. */
@@ -94,8 +94,8 @@ export class Link implements Disposable {
     const isWritable = () => !this.#isBlocked && this.#ended === undefined;
     return {
       id,
-      send: (cell) => {
-        this.#send(cell);
+      send: (cells) => {
+        this.#send(cells);
       },
       get isWritable() {
         return isWritable();
@@ -181,10 +181,10 @@ export class Link implements Disposable {
     }
   }
 
-  #send(cell: Uint8Array): void {
+  #send(cells: Uint8Array): void {
     if (this.#ended) return;
-    this.#output.push(cell);
-    this.#outputBytes += cell.length;
+    this.#output.push(cells);
+    this.#outputBytes += cells.length;
     if (this.#outputBytes >= BATCH_BYTES) {
       this.#flush();
     } else if (!this.#isFlushDue) {
