@@ -90,7 +90,17 @@ export class ReplicaLink {
   }
 
   get isSilent(): boolean {
-    return this.#host.clock.now() - this.#heardMs > SILENT_MS;
+    return this.silentMs > SILENT_MS;
+  }
+
+  /** Since when nothing was heard: milliseconds. */
+  get silentMs(): number {
+    return this.#host.clock.now() - this.#heardMs;
+  }
+
+  /** We were not there ourselves for so long: that is not the replica's silence. */
+  excuse(ms: number): void {
+    this.#heardMs = Math.min(this.#host.clock.now(), this.#heardMs + ms);
   }
 
   get isRetiring(): boolean {
@@ -175,8 +185,7 @@ export class ReplicaLink {
       if (this.#phase === "retiring") this.#send({ kind: "retire", epoch: this.#host.epoch });
       for (const introduction of this.#pending.values()) this.#meet(introduction);
     }
-    if (this.#phase !== "starting" && this.#host.clock.now() - this.#heardMs > LOST_MS)
-      void this.leave("not heard of for a minute");
+    if (this.#phase !== "starting" && this.silentMs > LOST_MS) void this.leave("not heard of for a minute");
   }
 
   #meet({ number, material }: Introduction): void {

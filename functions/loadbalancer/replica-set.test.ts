@@ -14,10 +14,11 @@ import {
   type ReplicaCommand,
   type ReplicaLoad,
   type ReplicaMessage,
+  type ReplicaStart,
 } from "../replica/protocol.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
 import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
-import { LOW_HOLD_MS, REFUSED_MS, ReplicaSet, START_MS } from "./replica-set.ts";
+import { GONE_MS, LOW_HOLD_MS, REFUSED_MS, ReplicaSet, START_MS } from "./replica-set.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 const MATERIAL: RendezvousMaterial = {
@@ -78,6 +79,7 @@ class FakeReplica {
 class World {
   readonly clock = new TestClock();
   readonly replicas: FakeReplica[] = [];
+  readonly rehearsed: string[] = [];
   readonly events: LoadBalancerEvent[] = [];
   readonly boxes: InProcessBoxes;
   readonly set: ReplicaSet;
@@ -89,7 +91,12 @@ class World {
 
   constructor(scale: Partial<ScaleSettings> = {}, boxes: readonly string[] = ["a", "b", "c"]) {
     this.boxes = new InProcessBoxes({
-      replica: async (_args, session, _storage, box) => {
+      replica: async ([start], session, _storage, box) => {
+        if ((start as ReplicaStart).isRehearsal) {
+          this.rehearsed.push(box);
+          await session.send(encodeMessage({ kind: "hello", epoch: 1, needsSite: true }));
+          return;
+        }
         const replica = new FakeReplica(box, session);
         this.replicas.push(replica);
         if (this.serveAtOnce) await replica.say({ kind: "serving", epoch: 1 });
@@ -296,12 +303,35 @@ test("a replica that is silent gets no client within two seconds, and what it wa
   );
 });
 
+test("silent ones keep their places for a while: no more than the most are there", async () => {
+  const world = new World({ replicasMin: 2, replicasMax: 2, high: { connections: 1 } });
+  await world.pass(200);
+  for (const replica of world.replicas) await replica.report({ connections: 5 });
+  for (const replica of world.replicas) replica.isReporting = false;
+  await world.pass(GONE_MS - 200);
+  assert.deepEqual(world.states, ["a silent", "b silent"]);
+  await world.pass(600);
+  assert.deepEqual(world.states, ["a silent", "b silent", "c serving", "a serving"]);
+  // They come back: two too many, of which those without clients go.
+  for (const replica of world.replicas) replica.isReporting = true;
+  await world.pass(600);
+  assert.deepEqual(world.states, ["a serving", "b serving", "c retiring", "a retiring"]);
+});
+
+test("when we were held up ourselves, nobody is called silent for it", async () => {
+  const world = new World({ replicasMin: 2 });
+  await world.pass(200);
+  await world.clock.advance(20_000);
+  world.set.tick();
+  assert.deepEqual(world.states, ["a serving", "b serving"]);
+});
+
 test("a replica that is not heard of for long is forgotten and replaced", async () => {
   const world = new World();
   await world.pass(200);
   assert.ok(world.replicas[0]);
   world.replicas[0].isReporting = false;
-  await world.pass(3000);
+  await world.pass(GONE_MS + 1000);
   // Not the one of which nothing is heard, but another one keeps up the fewest.
   assert.ok(world.states.includes("b serving"), world.states.join());
   await world.pass(LOST_MS);
@@ -390,6 +420,17 @@ test("one that does not begin to serve in time is given up", async () => {
   world.set.tick();
   await settled();
   assert.match(JSON.stringify(world.of("replica-lost")), /in time/u);
+});
+
+test("boxes that will be needed next have package and site before: then only an instance is started", async () => {
+  const world = new World({ replicasMin: 1, replicasMax: 2, high: { connections: 1 } });
+  await world.pass(1000);
+  assert.deepEqual(world.rehearsed, ["b"], "as many as replicas may be, and no more");
+  assert.equal(world.boxes.deployed, 2);
+  await world.replicas[0]?.report({ connections: 1 });
+  await world.pass(400);
+  assert.deepEqual(world.states, ["a serving", "b serving"]);
+  assert.equal(world.boxes.deployed, 2);
 });
 
 test("a function that is there already is used again: no package is sent twice to a box", async () => {

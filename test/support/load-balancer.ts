@@ -125,7 +125,12 @@ type Events = Extract<OwnerAnswer, { readonly event: unknown }>["event"];
 export async function curl(
   socks: { readonly host: string; readonly port: number },
   url: string,
-  options: { readonly user?: string; readonly args?: readonly string[] } = {},
+  options: {
+    readonly user?: string;
+    readonly args?: readonly string[];
+    /** As somebody does who loads a page again: whatever the client's tor said. */
+    readonly insists?: boolean;
+  } = {},
 ): Promise<Buffer> {
   const untilMs = Date.now() + NOT_FOUND_MS;
   for (;;) {
@@ -146,7 +151,8 @@ export async function curl(
     } catch (error) {
       // Extended SOCKS error F0: descriptor not found.
       const isNotFound = error instanceof Error && error.message.includes("(240)");
-      if (!isNotFound || Date.now() > untilMs) throw error;
+      const isRefused = error instanceof Error && error.message.includes("curl: (97)");
+      if (!(options.insists === true ? isRefused : isNotFound) || Date.now() > untilMs) throw error;
       await systemClock.sleep(1000);
     }
   }

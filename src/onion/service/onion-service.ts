@@ -127,6 +127,8 @@ export class OnionService implements Disposable {
   readonly #log: Log;
   readonly #ended = new AbortController();
   readonly #points = new Map<IntroductionPoint, Claimed>();
+  /** Those of an earlier life, claimed or not yet. */
+  #known: readonly IntroductionPoint[] = [];
   /** By number of the period. */
   readonly #periods = new Map<
     number,
@@ -188,6 +190,17 @@ export class OnionService implements Disposable {
     if (this.#placesText() !== this.#published) await this.publish(signal);
   }
 
+  /**
+   * One point more, and publishes: clients whose introductions failed at all others hold that against those for minutes
+   * (C tor does for two), and find this one. Throws BentoError.
+   */
+  async addPoint(signal?: AbortSignal): Promise<void> {
+    const others = [...this.#points.keys(), ...this.#known].map(({ relay }) => relay);
+    const relay = this.#options.paths.meetingPoint(others);
+    await this.#claim({ relay, secrets: generateIntroductionSecrets() }, signal);
+    await this.publish(signal);
+  }
+
   /** Leaves the introduction points. Circuits with clients are not this object's. Idempotent. */
   [Symbol.dispose](): void {
     this.#ended.abort(new BentoError("onion-service", "Onion service: it was stopped"));
@@ -196,8 +209,13 @@ export class OnionService implements Disposable {
     this.#points.clear();
   }
 
+  get #wanted(): number {
+    return Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
+  }
+
   /** Whether any was claimed. */
   async #claimKnown({ known = [], signal }: StartOptions): Promise<boolean> {
+    this.#known = known;
     const claims = known.map(async (point) => this.#claim(point, signal, point));
     try {
       await Promise.any(claims);
@@ -216,7 +234,6 @@ export class OnionService implements Disposable {
 
   /** Relays fail: each point has some tries, at a relay that no other point has. */
   async #claimFirst(signal: AbortSignal | undefined): Promise<void> {
-    const count = Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
     const taken: Relay[] = [];
     const claimOne = async (tries: number): Promise<void> => {
       const relay = this.#options.paths.meetingPoint(taken);
@@ -229,7 +246,7 @@ export class OnionService implements Disposable {
         await claimOne(tries - 1);
       }
     };
-    await Promise.all(Array.from({ length: count }, async () => claimOne(CLAIM_TRIES)));
+    await Promise.all(Array.from({ length: this.#wanted }, async () => claimOne(CLAIM_TRIES)));
   }
 
   async #claim(
@@ -302,6 +319,11 @@ export class OnionService implements Disposable {
   async #replace(point: IntroductionPoint): Promise<void> {
     for (let waitMs = RETRY_MS; !this.#ended.signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
+        if (this.#points.size >= this.#wanted) {
+          // There were more than were asked for: it is enough that nobody is sent to this one any more.
+          await this.publish();
+          return;
+        }
         const others = [...this.#points.keys()].map(({ relay }) => relay);
         const relay = this.#options.paths.meetingPoint([...others, point.relay]);
         await this.#claim({ relay, secrets: generateIntroductionSecrets() });
