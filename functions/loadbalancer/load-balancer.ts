@@ -48,8 +48,8 @@ export interface LoadBalancerParts {
 export type LoadBalancerEnd = "stopped" | "fenced-off";
 
 const TICK_MS = 200;
-/** Points that were claimed by somebody: how long the others may take to follow before it is taken for an accident. */
-const FENCE_MS = 5000;
+/** A point that was lost while the standby is not heard of is replaced after this long, where others are left: milliseconds. */
+const UNHEARD_MS = 60_000;
 
 export class LoadBalancer implements AsyncDisposable {
   readonly #parts: LoadBalancerParts;
@@ -250,18 +250,33 @@ export class LoadBalancer implements AsyncDisposable {
   }
 
   /** Whether a lost point is replaced: not when somebody else has the service now. */
-  async #pointLost(point: IntroductionPoint, { isClaimed }: PointLoss): Promise<PointLostAnswer> {
-    const { outbox, clock } = this.#parts;
+  async #pointLost(point: IntroductionPoint, { isByRelay, reason }: PointLoss): Promise<PointLostAnswer> {
+    const { outbox, log } = this.#parts;
     this.#counts.delete(nameOf(point));
     if (this.#isOver) return "leave";
     outbox.event({ kind: "point-lost", relay: point.relay.fingerprint });
-    if (!isClaimed) return "replace";
+    log.info("introduction point lost", { reason: reason.message });
+    if (!isByRelay) return "replace";
     if (await this.#hasSuccessor()) return this.#fence();
-    // Nobody else has our keys, or who has says that it waits: then it is the relay's doing.
-    const isAlone = () => (this.#standby ? this.#standby.isWaiting : !this.#parts.takeover);
-    if (isAlone()) return "replace";
-    if (this.#service?.introductionPoints.length !== 0) await clock.sleep(FENCE_MS);
-    return !isAlone() && this.#service?.introductionPoints.length === 0 ? this.#fence() : "replace";
+    return this.#standby && (await this.#isFenced(this.#standby)) ? this.#fence() : "replace";
+  }
+
+  /**
+   * Whether the standby has the point: it does not say that it waits, and somebody has attached to a replica, or all points
+   * are gone. No relay and no box of a replica can bring that about alone. Until then the other points stay as they
+   * are: relays may take long to end the circuits of points that somebody else has claimed.
+   */
+  async #isFenced(standby: StandbyLink): Promise<boolean> {
+    const { clock } = this.#parts;
+    const lostMs = clock.now();
+    for (let sinceMs = 0; sinceMs < UNHEARD_MS; sinceMs = clock.now() - lostMs) {
+      await clock.sleep(TICK_MS);
+      if (this.#isOver) return true;
+      if (standby.heardMs > lostMs) return false;
+      const isEvident = this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
+      if (isEvident && sinceMs >= standby.silentMs) return true;
+    }
+    return false;
   }
 
   /** Whether a later instance of this function runs, which shares the storage. */

@@ -30,6 +30,8 @@ export interface ReplicaHost {
   /** It has room again, or says how it is. */
   onReport(link: ReplicaLink): void;
   onFailed(link: ReplicaLink, introduction: Introduction, reason: string): void;
+  /** Somebody else has attached to it, as a standby does that takes over. */
+  onTakenOver(): void;
   /** Called once. What was given and not answered is in `pending`. */
   onOver(link: ReplicaLink, how: { readonly isDone: boolean; readonly reason: string }): void;
 }
@@ -228,6 +230,7 @@ export class ReplicaLink {
       return undefined;
     } catch (error) {
       if (isPassing(error) && this.#phase !== "starting") return error;
+      if (systemCode(error) === "taken-over") this.#host.onTakenOver();
       this.#over(false, messageOf(error));
       void far.detach().catch(() => undefined);
       return undefined;

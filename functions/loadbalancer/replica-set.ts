@@ -44,6 +44,8 @@ export const LOW_HOLD_MS = 10_000;
 /** After a box has refused, or a replica on it was lost, it is not asked for this long; doubled each time. */
 export const REFUSED_MS = 5000;
 export const REFUSED_MS_MAX = 300_000;
+/** After somebody else has attached to a replica, none is started for this long: milliseconds. */
+export const TAKEN_OVER_MS = 10_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
 
@@ -65,10 +67,13 @@ export class ReplicaSet {
   readonly #asking = new Map<number, Starting>();
   readonly #homes = new Map<string, Home>();
   readonly #refusals = new Map<string, { readonly untilMs: number; readonly waitMs: number }>();
+  /** Attached to, and not heard of yet: they were started long ago. */
+  readonly #known = new Set<number>();
   readonly #ended = new AbortController();
   #scale: ScaleSettings;
   #tellsClients = false;
   #lowSinceMs: number | undefined;
+  #takenOverMs: number | undefined;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
@@ -85,6 +90,11 @@ export class ReplicaSet {
 
   get scale(): ScaleSettings {
     return this.#scale;
+  }
+
+  /** Somebody else has attached to one of them. */
+  get wasTakenOver(): boolean {
+    return this.#takenOverMs !== undefined;
   }
 
   /** Replicas that a client could be sent to now. */
@@ -193,6 +203,8 @@ export class ReplicaSet {
 
   #grow(): void {
     const { replicasMin, replicasMax, high } = this.#scale;
+    // Whoever attached to a replica may have the whole service: then nothing is to be started any more.
+    if (this.#parts.clock.now() - (this.#takenOverMs ?? Number.NEGATIVE_INFINITY) < TAKEN_OVER_MS) return;
     for (;;) {
       const { count, starting, sum } = this.#carried();
       const all = count + starting;
@@ -301,14 +313,19 @@ export class ReplicaSet {
 
   async #attach(replica: KeptReplica): Promise<void> {
     const { id, box, instance, startedAtMs, isRetiring } = replica;
+    // It counts as starting meanwhile: nothing is started in its place.
+    this.#asking.set(id, { id, box, atMs: startedAtMs });
     try {
       const far = await this.#parts.bento.open(box, instance);
+      this.#known.add(id);
       this.#links.set(
         id,
         new ReplicaLink(this.#host(), { id, box, instance, startedAtMs }, far, { isRetiring }),
       );
     } catch (error) {
       this.#parts.onEvent({ kind: "replica-lost", id, box, reason: messageOf(error) });
+    } finally {
+      this.#asking.delete(id);
     }
   }
 
@@ -326,6 +343,9 @@ export class ReplicaSet {
       onServing: (link) => void this.#serving(link),
       onReport: onRoom,
       onFailed: (_link, introduction) => onAgain(introduction),
+      onTakenOver: () => {
+        this.#takenOverMs = clock.now();
+      },
       onOver: (link, how) => this.#over(link, how),
     };
   }
@@ -334,7 +354,8 @@ export class ReplicaSet {
     const { id, box, startedAtMs } = link.place;
     const { clock, onEvent, onRoom } = this.#parts;
     this.#refusals.delete(box);
-    onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
+    if (!this.#known.delete(id))
+      onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
     onRoom();
     await this.#changed();
   }
@@ -342,6 +363,7 @@ export class ReplicaSet {
   #over(link: ReplicaLink, { isDone, reason }: { readonly isDone: boolean; readonly reason: string }): void {
     const { id, box } = link.place;
     this.#links.delete(id);
+    this.#known.delete(id);
     if (this.#ended.signal.aborted) return;
     this.#giveAgain(link);
     if (isDone) {

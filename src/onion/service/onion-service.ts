@@ -7,7 +7,6 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type Log, silentLog } from "../../base/log.ts";
 import type { Circuit } from "../circuit/circuit.ts";
-import { DESTROY_REASON } from "../circuit/relay-message.ts";
 import { vegasParameters } from "../circuit/vegas.ts";
 import type { CircuitBuilder } from "../circuit-builder.ts";
 import { blindKey, type ExpandedKey, type TimePeriod } from "../crypto/blinding.ts";
@@ -82,8 +81,11 @@ export interface KnownPoint extends IntroductionPoint {
 
 export interface PointLoss {
   readonly reason: BentoError;
-  /** The relay says that it ended the circuit in good order: so it does when somebody else has claimed the point. */
-  readonly isClaimed: boolean;
+  /**
+   * A relay ended the circuit, not the link below it: so it is when somebody else has claimed the point, and also when a
+   * relay on the way is gone. They do not say which: relays hand on no reasons.
+   */
+  readonly isByRelay: boolean;
 }
 
 /** When, in Unix milliseconds, and at which directories: what says when they must be published again. */
@@ -132,6 +134,7 @@ export class OnionService implements Disposable {
   >();
   #publishing: Promise<void> = Promise.resolve();
   #published = "";
+  #revision = 0;
   #stopTimer: () => void = () => undefined;
 
   private constructor(options: OnionServiceOptions) {
@@ -254,7 +257,7 @@ export class OnionService implements Disposable {
     this.#points.set(point, { ...point, circuit });
     onPointClaimed?.(point);
     void circuit.closed.then(async (reason) =>
-      this.#lost(point, { reason, isClaimed: circuit.destroyReason === DESTROY_REASON.finished }),
+      this.#lost(point, { reason, isByRelay: circuit.destroyReason !== undefined }),
     );
   }
 
@@ -355,10 +358,10 @@ export class OnionService implements Disposable {
     const { blinded, subcredential } = this.#keysOf(period);
     const nowMs = this.#clock.now();
     // Rises with time, also over restarts and on a standby. Periods begin at different moments for different keys.
-    const revision = Math.max(
-      1,
-      Math.floor((nowMs - periodStartMs(consensus, period)) / 1000) + period.minutes * 120,
-    );
+    // Directories refuse what is no newer: tenths of seconds, and never twice the same.
+    const tenths = Math.floor((nowMs - periodStartMs(consensus, period)) / 100) + period.minutes * 1200;
+    const revision = Math.max(1, tenths, this.#revision + 1);
+    this.#revision = revision;
     return encodeDescriptor({
       blinded,
       subcredential,
