@@ -1,4 +1,4 @@
-// Functions with links to relays (spec/guest 5.3), with everything real: box, sandbox, the box's own tor, a private network.
+// Functions with links to relays (spec/guest 5.4), with everything real: box, sandbox, the box's own tor, a private network.
 // A function with our own Tor protocol gets the network and fetches through it; functions that try more than a client of
 // Tor may are stopped, each beside one that does the same within bounds. Needs root.
 
