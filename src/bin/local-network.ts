@@ -46,8 +46,8 @@ export interface NetworkOptions {
   readonly relays?: number | undefined;
   readonly latencyMs?: number | undefined;
   readonly rateMbit?: number | undefined;
-  /** Names of relays whose links are written to trace files. */
-  readonly traced?: readonly string[];
+  /** Further lines for the client's torrc. */
+  readonly clientTorrc?: readonly string[];
   /** True: survives this process. */
   readonly detached: boolean;
   /** Boxes have onion services unless this is false; they are reached at their relays' addresses then. */
@@ -102,7 +102,7 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       signal: options.signal,
       ...(options.latencyMs === undefined ? {} : { latencyMs: options.latencyMs }),
       ...(options.rateMbit === undefined ? {} : { rateMbit: options.rateMbit }),
-      ...(options.traced === undefined ? {} : { traced: options.traced }),
+      extraTorrc: ({ kind }) => (kind === "client" ? options.clientTorrc : undefined),
       onProgress: (phase, elapsedMs) => {
         if (phase !== "up") options.onProgress?.(phase, elapsedMs);
       },

@@ -15,11 +15,11 @@ import { BrowseSession, type Visited } from "../../src/client/browse/browse-sess
 import { loadBrowser } from "../../src/client/browse/browser-package.ts";
 import { BoxClient } from "../../src/client/client.ts";
 import { torDial } from "../../src/client/tor-dial.ts";
+import { ObservedLink } from "../../src/testnet/observed-link.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import { BROWSE_DEFAULTS, type BrowseSettings, type Shape } from "../../src/wire/browse.ts";
 import { noise } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
-import { ObservedLink } from "../support/observed-link.ts";
 import { skipRendered } from "../support/rendered-session.ts";
 import { startTestnetBox } from "../support/testnet-box.ts";
 
@@ -145,7 +145,8 @@ async function visitAll(shape: Shape, urls: readonly string[], engine: Engine = 
       const waitingShare = ((await waitingMs()) - waitingBefore) / (Date.now() - fromMs);
       // Tor's last cells of this answer are not to be taken for the first of the next.
       await systemClock.sleep(50);
-      const isBusy = delay.maxMs > LATE_MS_MAX || (waitingShare > WAITING_SHARE_MAX && isLate(window));
+      const isBusy =
+        delay.maxMs > LATE_MS_MAX || (waitingShare > WAITING_SHARE_MAX && (await isLate(window)));
       if (isBusy && tries < TRIES_MAX) continue;
       windows.push(window);
       break;
@@ -178,8 +179,8 @@ async function waitingMs(): Promise<number> {
 }
 
 /** Whether an answer ended in a later second than its size takes. */
-function isLate(window: Window): boolean {
-  const { bytes = 0, lastMs = 0 } = observed([window])[0] ?? {};
+async function isLate(window: Window): Promise<boolean> {
+  const { bytes = 0, lastMs = 0 } = (await observed([window]))[0] ?? {};
   const size = SIZES.find((one) => bytes < 1.3 * one) ?? 0;
   return Math.floor(lastMs / TIME_STEP_MS) > Math.floor((1000 * size) / RATE / TIME_STEP_MS);
 }
@@ -191,9 +192,10 @@ interface Observed {
 }
 
 /** What went down the client's link in each window: bytes, and when the first and the last came. */
-function observed(windows: readonly Window[]): Observed[] {
+async function observed(windows: readonly Window[]): Promise<Observed[]> {
+  const passed = await link.passed();
   return windows.map(({ fromMs, toMs }) => {
-    const own = link.passed.filter(
+    const own = passed.filter(
       ({ atMs, direction }) => direction === "down" && atMs >= fromMs && atMs <= toMs,
     );
     return {
@@ -215,8 +217,8 @@ const dead = () => [site.origin.replace(/:\d+$/, ":1/"), "http://127.0.0.1/"];
 /** Each test adds what it saw: the pairs of both engines are to be the same ones. */
 const shapedSoFar: Observed[] = [];
 
-function check(t: TestContext, shaped: readonly Window[], plain: readonly Window[]): void {
-  const seen = observed(shaped);
+async function check(t: TestContext, shaped: readonly Window[], plain: readonly Window[]): Promise<void> {
+  const seen = await observed(shaped);
   for (const [at, { path, page }] of shaped.entries()) {
     t.diagnostic(`${path} ${JSON.stringify(seen[at])}`);
     assert.ok(page.isShaped, path);
@@ -224,7 +226,7 @@ function check(t: TestContext, shaped: readonly Window[], plain: readonly Window
     assert.ok((seen[at]?.pauseMs ?? 1e9) < TIME_STEP_MS, `${path} began after ${seen[at]?.pauseMs} ms`);
   }
   shapedSoFar.push(...seen);
-  const without = pairs(observed(plain));
+  const without = pairs(await observed(plain));
   const [withShape, alone] = [pairs(shapedSoFar), pairs(seen)];
   t.diagnostic(`shaped: ${[...withShape].join(", ")}; plain: ${[...without].join(", ")}`);
   assert.ok(withShape.size <= SIZES.length, [...withShape].join(", "));
@@ -240,7 +242,7 @@ test("static: the link shows at most K pairs of size and duration, errors includ
     PLAIN,
     urls.filter((url) => !/silent|slow-part/.test(url)),
   );
-  check(t, shaped, plain);
+  await check(t, shaped, plain);
   assert.ok(shaped.every(({ page }) => page.verified));
 });
 
@@ -251,7 +253,7 @@ test("rendered: a browser at the box shows the same pairs, and without a shape m
   const some = ["/small", "/large", "/script", "/slow-part", "/404"].map((path) => site.origin + path);
   const shaped = await visitAll(BUCKETS, [...some, ...dead()], "rendered");
   const plain = await visitAll(PLAIN, pages, "rendered");
-  check(t, shaped, plain);
+  await check(t, shaped, plain);
   assert.ok(plain.every(({ page }) => page.verified));
   const script = plain.find(({ path }) => path.endsWith("/script"))?.page;
   assert.match(Buffer.from(script?.html ?? []).toString(), /made by script/);

@@ -2,6 +2,7 @@
 // goes on where the Dropbox says it is (spec/dropbox 2.1). The box is untrusted and gets what `content` yields.
 
 import { createHash, hkdfSync, randomBytes } from "node:crypto";
+import { orAborted } from "../../base/abort.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { DropboxLimits, type PutRequest } from "../../wire/dropbox.ts";
@@ -18,6 +19,8 @@ import { orStalled, withRetries } from "./retry.ts";
 const STALL_MS = 120_000;
 /** Content is sent in messages of at most this many bytes. */
 const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
+/** Content that goes up with the installation, in the same round trip: about what Tor carries meanwhile. */
+const AHEAD_BYTES = 512 * 1024;
 /** Attempts in a row without progress. */
 const ATTEMPTS_MAX = 8;
 /**
@@ -41,7 +44,7 @@ export interface PutOptions {
   /** How long nothing may move; without it the usual waits of the client hold for the first answer. */
   readonly stallMs?: number | undefined;
   readonly attemptsMax?: number;
-  /** Called once the box has installed the function, before content is sent: what it has must be saved now. */
+  /** Called once the box has installed the function: what it has must be saved now, before anything else is done. */
   readonly onStored?: (stored: StoredFunction) => Promise<void> | void;
   /** Content bytes that the Dropbox keeps. */
   readonly onKept?: (bytes: number) => void;
@@ -77,7 +80,9 @@ export function dropboxPackage(
   // What each value costs a function beside its bytes, and each 64 KiB of it (spec/storage 3.2, 3.4).
   const valueBytes = 4096 + 512;
   const values = Math.ceil(size / request.partBytes) + 4 * request.gets + 64;
-  const bytes = size + 32 * Math.ceil(size / 65_536) + valueBytes * values;
+  // A part that was on its way when a connection broke takes up room for a while after the put has gone on.
+  const stored = size + Math.min(size, request.partBytes);
+  const bytes = stored + 32 * Math.ceil(stored / 65_536) + valueBytes * values;
   const manifest: ManifestInput = {
     ...pack.manifest,
     storage: { bytes: `${bytes}B` },
@@ -109,12 +114,16 @@ export async function putContent(
     broken = undefined;
     const lost = Promise.withResolvers<never>();
     lost.promise.catch(() => undefined);
+    // What is installed now has nothing yet: content need not wait for it to say so.
+    using outgoing =
+      "package" in target ? await Outgoing.from(content, request.partBytes, signal) : undefined;
     await using session = await orStalled({ signal, clock, stallMs }, (until) =>
       client.run(
         target,
         { args: ["put", request] },
         {
           signal: until,
+          input: outgoing?.ahead,
           onEvent: (event) => {
             // Input on its way is lost with the connection: only asking anew tells where to go on.
             if (event.kind === "interrupted") lost.reject(new BentoError("connection-lost", event.reason));
@@ -128,12 +137,7 @@ export async function putContent(
       target = { token: stored.invocationToken };
       await options.onStored?.(stored);
     }
-    // What was installed a moment ago has nothing yet: content need not wait for it to say so.
-    const transfer = new Transfer(session, content, {
-      ...options,
-      progress,
-      isNew: session.stored !== undefined,
-    });
+    const transfer = new Transfer(session, content, { ...options, progress, outgoing });
     const size = await transfer.run(lost.promise);
     broken = undefined;
     return size;
@@ -154,9 +158,50 @@ async function endQuietly(client: BoxClient, instance: InstanceId, signal: Abort
   }
 }
 
+/** Content as messages; the first of them are read before it is known where they go. */
+class Outgoing implements Disposable {
+  readonly ahead: Uint8Array[] = [];
+  readonly #pieces: AsyncIterator<Uint8Array>;
+
+  private constructor(pieces: AsyncIterator<Uint8Array>) {
+    this.#pieces = pieces;
+  }
+
+  /** From the first byte on. Reads at most a part ahead: more may wait for what is kept. Throws the signal's reason. */
+  static async from(content: PutContent, partBytes: number, signal: AbortSignal): Promise<Outgoing> {
+    const outgoing = new Outgoing(content.read(0)[Symbol.asyncIterator]());
+    for (let bytes = 0; bytes < Math.min(AHEAD_BYTES, partBytes); ) {
+      const piece = await orAborted(outgoing.#pieces.next(), signal);
+      if (piece.done) break;
+      outgoing.ahead.push(...messagesOf(piece.value));
+      bytes += piece.value.length;
+    }
+    return outgoing;
+  }
+
+  /** What is left after `ahead`. */
+  async *rest(): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const piece = await this.#pieces.next();
+      if (piece.done) return;
+      yield piece.value;
+    }
+  }
+
+  /** Lets go of the content. Does not wait: what it waits for may never come. */
+  [Symbol.dispose](): void {
+    this.#pieces.return?.().catch(() => undefined);
+  }
+}
+
+function* messagesOf(piece: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < piece.length; at += MESSAGE_BYTES) yield piece.subarray(at, at + MESSAGE_BYTES);
+}
+
 interface TransferOptions extends PutOptions {
   readonly progress: () => void;
-  readonly isNew: boolean;
+  /** Where the function was installed with this attempt. */
+  readonly outgoing: Outgoing | undefined;
 }
 
 /** One attempt: content out, answers in. */
@@ -174,33 +219,26 @@ class Transfer {
     this.#content = content;
     this.#options = options;
     this.#start.promise.catch(() => undefined);
-    if (options.isNew) this.#start.resolve(0);
     this.#stalled.promise.catch(() => undefined);
   }
 
   async run(lost: Promise<never>): Promise<number> {
     const { signal } = this.#options;
-    const aborted = Promise.withResolvers<never>();
-    aborted.promise.catch(() => undefined);
-    const onAbort = () => aborted.reject(signal.reason as Error);
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (signal.aborted) onAbort();
     this.#moved();
     try {
       const answered = this.#readAnswers();
       const sent = this.#send().then(() => answered);
       sent.catch(() => undefined);
-      return await Promise.race([answered, sent, lost, this.#stalled.promise, aborted.promise]);
+      return await orAborted(Promise.race([answered, sent, lost, this.#stalled.promise]), signal);
     } finally {
       this.#done = true;
       this.#cancelStall();
-      signal.removeEventListener("abort", onAbort);
       this.#start.reject(new BentoError("closed", "The transfer is over"));
     }
   }
 
   async #readAnswers(): Promise<number> {
-    const { isNew } = this.#options;
+    const isNew = this.#options.outgoing !== undefined;
     let kept = -1;
     let sealed: number | undefined;
     for await (const message of this.#session) {
@@ -226,18 +264,24 @@ class Transfer {
   }
 
   async #send(): Promise<void> {
+    const { outgoing } = this.#options;
+    for await (const piece of outgoing ? outgoing.rest() : await this.#resumed()) {
+      for (const message of messagesOf(piece)) {
+        if (this.#done) return;
+        await this.#session.send(message);
+        this.#moved();
+      }
+    }
+    if (!this.#done) await this.#session.send(new Uint8Array());
+  }
+
+  /** Content from where the Dropbox says it is. */
+  async #resumed(): Promise<AsyncIterable<Uint8Array>> {
     const at = await this.#start.promise;
     const { size } = this.#content;
     if (size !== undefined && at > size)
       throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox says it has more than there is");
-    for await (const piece of this.#content.read(at)) {
-      for (let sent = 0; sent < piece.length && !this.#done; sent += MESSAGE_BYTES) {
-        await this.#session.send(piece.subarray(sent, sent + MESSAGE_BYTES));
-        this.#moved();
-      }
-      if (this.#done) return;
-    }
-    await this.#session.send(new Uint8Array());
+    return this.#content.read(at);
   }
 
   #moved(): void {
