@@ -192,6 +192,21 @@ for (const way of ["run", "open"] as const) {
   });
 }
 
+test("Session: one that ends with its connection does not attach again", async () => {
+  const script: TestScript = async (call) => {
+    call.output(utf8("abc"));
+    await call.acknowledged(3);
+    call.breakConnection();
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script });
+  using client = new BoxClient({ address: box.address, dial: directDial, clock: impatient });
+  const session = await client.run({ package: HELLO }, { args: [] }, { endsWithConnection: true });
+  await assert.rejects(messages(session), code("connection-lost"));
+  await assert.rejects(session.ended, code("connection-lost"));
+  assert.ok(!box.requests.some((request) => request.includes("/v1/open")), box.requests.join());
+});
+
 test("Session.detach: leaves the instance running; attaching from the offset gives the rest", async () => {
   const more = Promise.withResolvers<void>();
   const script: TestScript = async (call) => {

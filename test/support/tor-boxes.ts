@@ -105,18 +105,16 @@ export class TorBoxes implements AsyncDisposable {
     return ["--socks", `${host}:${port}`, ...indices.flatMap((index) => ["--box", this.address(index)])];
   }
 
-  /** SIGKILL to the box, and to its tor too when the machine is what dies. A tor that is left ends by itself, in time. */
+  /** SIGKILL to the box, and to its tors too when the machine is what dies. Tors that are left would end by themselves. */
   async kill(index: number, what: "box" | "machine" = "box"): Promise<void> {
     const box = await this.#process(index);
-    const tor = what === "machine" ? await this.#tor(index) : undefined;
-    for (const one of tor ? [tor, box] : [box]) {
-      process.kill(one.pid, "SIGKILL");
-      while (await isAlive(one)) await pause();
-    }
+    if (what === "machine") await this.#killTors(index);
+    await killAtOnce(box);
   }
 
-  /** Starts a killed box as its operator would. Resolves when it serves; its onion service comes by itself. */
+  /** Starts a killed box as systemd does, what was left of it gone. Resolves when its onion service is published. */
   async restart(index: number): Promise<void> {
+    await this.#killTors(index);
     const dir = this.#dir(index);
     const log = await open(join(dir, "box.log"), "a");
     const args = ["--disable-warning=ExperimentalWarning", MAIN, "box", "serve", "--while-stdin"];
@@ -131,7 +129,7 @@ export class TorBoxes implements AsyncDisposable {
     if (identity) await writePidFile(join(dir, "pid"), identity);
     using client = new BoxClient({ address: this.#box(index).direct ?? "", dial: directDial });
     const signal = AbortSignal.timeout(STARTED_MS);
-    while (!(await client.info({ signal }).catch(() => undefined))) {
+    while (!(await client.info({ signal }).catch(() => undefined))?.onion) {
       signal.throwIfAborted();
       await pause();
     }
@@ -192,11 +190,23 @@ export class TorBoxes implements AsyncDisposable {
     return identity;
   }
 
+  async #killTors(index: number): Promise<void> {
+    for (const name of ["onion", "client-tor"]) {
+      const tor = await readPidFile(join(this.#dir(index), "data", name, "pid"));
+      if (tor && (await isAlive(tor))) await killAtOnce(tor);
+    }
+  }
+
   async #tor(index: number): Promise<ProcessIdentity> {
     const identity = await readPidFile(join(this.#dir(index), "data/onion/pid"));
     if (!identity || !(await isAlive(identity))) throw new Error(`box ${index} has no onion service`);
     return identity;
   }
+}
+
+async function killAtOnce(identity: ProcessIdentity): Promise<void> {
+  process.kill(identity.pid, "SIGKILL");
+  while (await isAlive(identity)) await pause();
 }
 
 function pause(durationMs = POLL_MS): Promise<void> {

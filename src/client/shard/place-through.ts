@@ -100,7 +100,7 @@ function giveUp(
   );
   for (const target of targets.filter(({ index }) => !settled.has(index))) {
     result.failed.push({ target, error });
-    options.onFailed?.(target, messageOf(error));
+    options.onFailed?.(target, `the box that was to hand it on is out of reach (${messageOf(error)})`);
   }
 }
 
