@@ -76,18 +76,22 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
     return await takeTurns(session, CONTROL_TURNS, "without cover", context);
   })();
   const passed = await link.passed();
-  const machine: Figure = {
-    name: "timers of the client late, p99",
-    value: lateness.percentile(99) / 1e6 - LATENESS_MS,
-    unit: "ms",
-    note: "2 % of a second are 20 ms: on a busier machine the seconds below say little",
-  };
+  const late = (ns: number) => Math.max(0, ns / 1e6 - LATENESS_MS);
+  const machine: readonly Figure[] = [
+    {
+      name: "timers of the client late, p99",
+      value: late(lateness.percentile(99)),
+      unit: "ms",
+      note: "2 % of a second are 20 ms: on a busier machine the seconds below say little",
+    },
+    { name: "timers of the client late, worst", value: late(lateness.max), unit: "ms" },
+  ];
   const ways = (["up", "down"] as const).flatMap((direction) => [
     ...steadiness(direction, linkOf(passed, covered), app, covered),
     ...likeness(direction, linkOf(passed, covered), covered),
     control(direction, linkOf(passed, plain), plain),
   ]);
-  return [machine, ...ways];
+  return [...machine, ...ways];
 }
 
 async function quiet({ net }: TorNetwork): Promise<void> {
