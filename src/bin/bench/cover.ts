@@ -3,6 +3,7 @@
 // turns, so that whatever else the machine does meets both. Controls: idle against idle, and the same without cover.
 
 import { loadavg } from "node:os";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { BoxClient, type Dial, type Session } from "../../client/client.ts";
@@ -28,6 +29,8 @@ const BIN_MS = 100;
 /** Content of a busy turn: two thirds of what the cells carry, there and back. */
 const CONTENT_BYTES = 4096;
 const CONTENT_EVERY_MS = 100;
+/** How often it is looked how late timers are. */
+const LATENESS_MS = 5;
 /** When nothing can be told apart, one figure in a hundred is below. */
 const P_MIN = 0.01;
 /** The least that CONTROL_TURNS can show is 2 in C(8, 4) = 70. */
@@ -52,6 +55,7 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
   await using link = await ObservedLink.start();
   await using tor = await startTorNetwork(context, { latencyMs: LATENCY_MS, clientTorrc: [link.torrc] });
   const app: Passed[] = [];
+  const lateness = monitorEventLoopDelay({ resolution: LATENESS_MS });
   using client = new BoxClient({ address: tor.onionAddress, dial: observedDial(tor.onionDial, app) });
   const pack = async (name: string) => ({ package: (await loadPackage(name)).package });
   const covered = await (async () => {
@@ -62,18 +66,32 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
     });
     const session = await cover.run(await pack("echo"), { args: [] });
     await quiet(tor);
-    return await takeTurns(session, TURNS, "covered", context);
+    lateness.enable();
+    const turns = await takeTurns(session, TURNS, "covered", context);
+    lateness.disable();
+    return turns;
   })();
   const plain = await (async () => {
     await using session = await client.run(await pack("echo"), { args: [] });
     return await takeTurns(session, CONTROL_TURNS, "without cover", context);
   })();
   const passed = await link.passed();
-  return (["up", "down"] as const).flatMap((direction) => [
+  const late = (ns: number) => Math.max(0, ns / 1e6 - LATENESS_MS);
+  const machine: readonly Figure[] = [
+    {
+      name: "timers of the client late, p99",
+      value: late(lateness.percentile(99)),
+      unit: "ms",
+      note: "2 % of a second are 20 ms: on a busier machine the seconds below say little",
+    },
+    { name: "timers of the client late, worst", value: late(lateness.max), unit: "ms" },
+  ];
+  const ways = (["up", "down"] as const).flatMap((direction) => [
     ...steadiness(direction, linkOf(passed, covered), app, covered),
     ...likeness(direction, linkOf(passed, covered), covered),
     control(direction, linkOf(passed, plain), plain),
   ]);
+  return [...machine, ...ways];
 }
 
 async function quiet({ net }: TorNetwork): Promise<void> {
