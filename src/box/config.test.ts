@@ -167,6 +167,16 @@ test("parseSocketAddress: takes addresses and sockets, not names", () => {
   }
 });
 
+test("parseBoxConfig: a hidden box opens no links to relays, whose far ends would see where it is", () => {
+  const relays = "[policy.relays]\nenabled = true\n";
+  assert.match(
+    errorOf(`${relays}[onion]\nmode = "hidden"\n`),
+    /policy\.relays\.enabled: found true, expected false/,
+  );
+  assert.equal(parseBoxConfig('[onion]\nmode = "hidden"\n').policy.relays, null);
+  assert.equal(parseBoxConfig(`${relays}[onion]\nmode = "single-hop"\n`).policy.relays?.links, 16);
+});
+
 test("parseBoxConfig: a hidden box tells nothing about its machine", () => {
   const facts = '[policy]\nbox = ["load"]\n';
   assert.deepEqual(parseBoxConfig(facts).policy.box, ["load"]);
