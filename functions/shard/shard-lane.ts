@@ -5,6 +5,8 @@ import type { Bento, Deployment, FarSession, Package } from "bento/function";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { within } from "../within.ts";
 
+/** How long taking back half a shard may keep the client from putting it elsewhere: milliseconds. */
+const TAKE_BACK_MS = 10_000;
 /** A box that moves nothing for this long is given up: milliseconds. */
 const STALL_MS = 120_000;
 
@@ -69,13 +71,19 @@ export class ShardLane {
       const { invocationToken, shutdownToken, expiresAt } = deployment;
       return { index: this.index, invocationToken, shutdownToken, expiresAt };
     } catch (error) {
-      if (deployment) await this.#bento.shutdown(box, deployment.shutdownToken).catch(() => undefined);
+      if (deployment) await this.#takeBack(deployment);
       throw error;
     } finally {
       this.#over = true;
       this.#notify();
       await session?.detach().catch(() => undefined);
     }
+  }
+
+  /** A box that died takes longer to be found so than its half is worth: it expires by itself. */
+  async #takeBack({ shutdownToken }: Deployment): Promise<void> {
+    const ended = this.#bento.shutdown(this.#target.box, shutdownToken).catch(() => undefined);
+    await within(TAKE_BACK_MS, ended, () => undefined);
   }
 
   async #sendAll(session: FarSession): Promise<void> {

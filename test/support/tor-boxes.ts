@@ -41,6 +41,7 @@ export class TorBoxes implements AsyncDisposable {
   readonly testnet: Testnet;
   readonly boxes: readonly RunningBox[];
   readonly #netDir: string;
+  readonly #stalled: AsyncDisposable[] = [];
 
   private constructor(home: string, netDir: string, testnet: Testnet, boxes: readonly RunningBox[]) {
     this.home = home;
@@ -139,11 +140,13 @@ export class TorBoxes implements AsyncDisposable {
   async stall(index: number): Promise<AsyncDisposable> {
     const held = [await this.#process(index), await this.#tor(index)];
     for (const { pid } of held) process.kill(pid, "SIGSTOP");
-    return {
+    const stalled = {
       async [Symbol.asyncDispose]() {
         for (const one of held) if (await isAlive(one)) process.kill(one.pid, "SIGCONT");
       },
     };
+    this.#stalled.push(stalled);
+    return stalled;
   }
 
   /** Resolves when functions at a box have stored so many bytes more than when this was called. */
@@ -157,6 +160,8 @@ export class TorBoxes implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // What a failed test holds still could not end.
+    for (const stalled of this.#stalled) await stalled[Symbol.asyncDispose]();
     await stopNetwork(this.#netDir);
     await rm(this.home, { recursive: true, force: true });
   }
