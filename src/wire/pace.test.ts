@@ -70,6 +70,15 @@ test("pace: a sender that stood still catches up without a burst", async () => {
   }
 });
 
+test("pace: a sender whose timers are all late catches up all the same", async () => {
+  // Later than twice the rate would have the next cell: with one cell for each of them it would never be on time again.
+  const clock = new FakeClock([1000, ...Array.from({ length: 1000 }, () => 9)]);
+  const times = await timesOf(400, clock);
+  const [last = Number.NaN] = times.slice(-1);
+  assert.ok(last >= 3990 && last < 3990 + 10, `the last cell left at ${last}`);
+  for (const time of times) assert.ok(times.filter((other) => other === time).length <= CATCH_UP_CELLS);
+});
+
 test("pace: a slow receiver moves the whole schedule, and gets no burst afterwards", async () => {
   const times = await timesOf(5, new FakeClock(), [0, 500]);
   assert.deepEqual(times, [0, 10, 520, 530, 540]);

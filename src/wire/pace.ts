@@ -19,14 +19,15 @@ export function cellIntervalMs(cellBytes: number, bytesPerSecond: number): numbe
 }
 
 /**
- * The times at which cells are due. A sender that wakes up late makes up for it, with up to CATCH_UP_CELLS at once and
- * beyond that at twice the rate, so that its own load does not change when the last cell leaves. Time that the receiver
- * made it wait is not made up for.
+ * The times at which cells are due. A sender that wakes up late makes up for it, at twice the rate on the mean and with up to
+ * CATCH_UP_CELLS at once, however late each of its timers is, so that its own load does not change when the last cell leaves.
+ * Time that the receiver made it wait is not made up for.
  */
 export class CellSchedule {
   readonly #intervalMs: number;
   #dueMs: number;
-  #lastMs = Number.NEGATIVE_INFINITY;
+  /** When the cell after those that left would leave at twice the rate. */
+  #spacedMs = Number.NEGATIVE_INFINITY;
 
   /** The first cell is due at `startMs`. */
   constructor(intervalMs: number, startMs: number) {
@@ -36,16 +37,14 @@ export class CellSchedule {
 
   /** Milliseconds until the next cell may leave; 0 when it may. */
   waitMs(nowMs: number): number {
-    const lateMs = nowMs - this.#dueMs;
-    if (lateMs < 0) return -lateMs;
-    if (lateMs < CATCH_UP_CELLS * this.#intervalMs) return 0;
-    return Math.max(0, this.#lastMs + this.#intervalMs / 2 - nowMs);
+    const burstMs = ((CATCH_UP_CELLS - 1) * this.#intervalMs) / 2;
+    return Math.max(0, this.#dueMs - nowMs, this.#spacedMs - burstMs - nowMs);
   }
 
   /** A cell leaves now. */
   sent(nowMs: number): void {
     this.#dueMs += this.#intervalMs;
-    this.#lastMs = nowMs;
+    this.#spacedMs = Math.max(this.#spacedMs, nowMs) + this.#intervalMs / 2;
   }
 
   /** The receiver took its time: everything that follows is later by as much. */
