@@ -2,7 +2,10 @@
 // unmodified tor and curl. Needs root.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -99,6 +102,37 @@ test("a replica on the own box, then on another as clients come; retired when th
   const stopped = await owner.stop();
   assert.deepEqual(stopped, { replicasEnded: 1, left: [] });
   assert.deepEqual(await session.ended, { kind: "returned" });
+});
+
+test("clients reach a TCP target of the replica's box", async () => {
+  const server = createServer((request, response) => {
+    const parts: Buffer[] = [];
+    request.on("data", (part: Buffer) => parts.push(part));
+    request.on("end", () => response.end(Buffer.concat([Buffer.from("target got "), ...parts])));
+  }).listen(0, net.testnet.plan.webAddress);
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const host = net.testnet.plan.webAddress;
+  using client = clientAt(0);
+  const site = new Uint8Array(0);
+  const targeted = {
+    ...replica,
+    manifest: { ...replica.manifest, net: { allow: [`${host}:${String(port)}`] } },
+  };
+  const { start: args, input } = startOf(
+    { site, replica: targeted },
+    { serve: { kind: "target", host, port } },
+  );
+  const session = await client.run({ package: balancer }, { args: [args] });
+  for (const bytes of input)
+    for (let at = 0; at < bytes.length; at += 200_000) await session.send(bytes.subarray(at, at + 200_000));
+  const owner = new Owner(session, say);
+  const address = await owner.started();
+  const socks = net.testnet.socksTcp();
+  const answer = await curl(socks, `http://${address}/`, { args: ["--data-binary", "x".repeat(100_000)] });
+  assert.equal(answer.toString(), `target got ${"x".repeat(100_000)}`);
+  await owner.stop();
+  server.close();
 });
 
 test("a box that refuses, a crash after which another instance goes on, and a takeover by the standby", async () => {
