@@ -46,6 +46,7 @@ test("ByteQueue: from any byte on, views give what is held there, and what was d
         at += view.length;
       }
       assert.deepEqual(seen, [...all.subarray(dropped + offset)]);
+      assert.equal(queue.at(offset), all[dropped + offset]);
       assert.equal(queue.length, all.length - dropped, "looking takes nothing");
     }),
   );

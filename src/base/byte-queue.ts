@@ -15,6 +15,16 @@ export class ByteQueue {
     this.#length += chunk.length;
   }
 
+  /** The byte at `offset`; undefined while fewer are held. */
+  at(offset: number): number | undefined {
+    let start = 0;
+    for (const part of this.#parts) {
+      if (offset < start + part.length) return part[offset - start];
+      start += part.length;
+    }
+    return undefined;
+  }
+
   /** The first `count` bytes without removing them; undefined while fewer are held. A view where one chunk holds them. */
   peek(count: number): Uint8Array | undefined {
     if (this.#length < count) return undefined;
@@ -42,6 +52,12 @@ export class ByteQueue {
   drop(count: number): void {
     if (!(count >= 0 && count <= this.#length))
       throw new RangeError(`Cannot drop ${count} bytes: ${this.#length} are held`);
+    const head = this.#parts[0];
+    if (head && count < head.length) {
+      this.#parts[0] = head.subarray(count);
+      this.#length -= count;
+      return;
+    }
     let whole = 0;
     let left = count;
     for (const part of this.#parts) {

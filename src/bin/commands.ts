@@ -392,6 +392,12 @@ function addBalancers(program: Command, act: Act): void {
     .action((name: string | undefined, options) =>
       act(async (cli) => (await import("../client/cli/lb-stop.ts")).lbScale(cli, name, options)),
     );
+  shardReach(lb.command("resume"))
+    .description("start its function again where it ended: same address, same replicas")
+    .argument("[name]", "as saved; the only one when left out")
+    .action((name: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/lb-resume.ts")).lbResume(cli, name, options)),
+    );
   shardReach(lb.command("stop"))
     .description("end it, its replicas and its standby; exit code 9 when part of that could not be seen")
     .argument("[name]", "as saved; the only one when left out")

@@ -21,7 +21,6 @@ export interface PageReplica {
   readonly bytesPerSecond: number;
   readonly bytesTotal: number;
   readonly cpuPercent: number;
-  readonly given: number;
   readonly met: number;
   readonly failed: number;
 }
@@ -204,13 +203,13 @@ function plot({ curves, endMs, windowMs, unit, isBinary, line, title }: Plot): s
 <ol class="x" aria-hidden="true">${seconds.map((value) => `<li>${value === 0 ? "now" : `−${value} s`}</li>`).join("")}</ol></div>`;
 }
 
-/** The least of 4, 8, 20, 40, 80, ... (of KiB, MiB, ... where `isBinary`) that is not below: each tick is a round number. */
+/** The least of 4, 8, 12, 16, 20, 24, 32, 40, 80, ... (of KiB, MiB, ... where `isBinary`) that is not below: each tick is a round number. */
 export function niceTop(most: number, isBinary: boolean): number {
-  let unit = 1;
-  while (isBinary && most / unit >= 1000) unit *= 1024;
-  for (let power = 1; ; power *= 10) {
-    for (const factor of [4, 8, 20]) {
-      if (factor * power * unit >= most) return factor * power * unit;
+  const power = most < 1000 ? 0 : Math.floor(Math.log(most / 1000) / Math.log(1024)) + 1;
+  const unit = isBinary ? 1024 ** power : 1;
+  for (let digits = 1; ; digits *= 10) {
+    for (const factor of [4, 8, 12, 16, 20, 24, 32]) {
+      if (factor * digits * unit >= most) return factor * digits * unit;
     }
   }
 }
@@ -230,7 +229,7 @@ function replicaTable(replicas: readonly PageReplica[]): string {
   if (replicas.length === 0) return "<p>None.</p>";
   const rows = replicas.map((one) => {
     const state = one.state === "silent" ? "bad" : one.state === "serving" ? "" : "off";
-    return `<tr><td><i class="c${one.id % COLOURS}"></i>${one.id}</td><td>${escapeHtml(one.box)}</td><td class="${state}">${one.state}</td><td class="n">${one.connections}</td><td class="n">${formatBytes(Math.round(one.bytesPerSecond))}/s</td><td class="n">${formatBytes(one.bytesTotal)}</td><td class="n">${Math.round(one.cpuPercent)} %</td><td class="n">${one.met} of ${one.given}</td><td class="n${one.failed > 0 ? " bad" : ""}">${one.failed}</td></tr>`;
+    return `<tr><td><i class="c${one.id % COLOURS}"></i>${one.id}</td><td>${escapeHtml(one.box)}</td><td class="${state}">${one.state}</td><td class="n">${one.connections}</td><td class="n">${formatBytes(Math.round(one.bytesPerSecond))}/s</td><td class="n">${formatBytes(one.bytesTotal)}</td><td class="n">${Math.round(one.cpuPercent)} %</td><td class="n">${one.met}</td><td class="n${one.failed > 0 ? " bad" : ""}">${one.failed}</td></tr>`;
   });
   return `<table><tr><th>Replica</th><th>Box</th><th>State</th><th class="n">Clients</th><th class="n">Rate</th><th class="n">Sent</th><th class="n">CPU</th><th class="n">Met</th><th class="n">Failed</th></tr>${rows.join("")}</table>`;
 }

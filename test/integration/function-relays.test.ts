@@ -1,4 +1,4 @@
-// Functions with links to relays (spec/guest 5.3), with everything real: box, sandbox, the box's own tor, a private network.
+// Functions with links to relays (spec/guest 5.4), with everything real: box, sandbox, the box's own tor, a private network.
 // A function with our own Tor protocol gets the network and fetches through it; functions that try more than a client of
 // Tor may are stopped, each beside one that does the same within bounds. Needs root.
 
@@ -186,7 +186,14 @@ test("no such relay, more links than granted, no grant at all; and the end of an
     changed.resolve();
     changed = Promise.withResolvers();
   });
-  const session = await start(["open", "0".repeat(40), r1, r1, r1, r1]);
+  // Addresses mean nothing: of a listener on this machine, of that very relay.
+  const { address, orPort } = net.node("r1");
+  const addresses = [
+    `127.0.0.1:${String((web.address() as AddressInfo).port)}`,
+    `${address}:${String(orPort)}`,
+  ];
+  const session = await start(["open", ...addresses, "0".repeat(40), r1, r1, r1, r1]);
+  for (const _ of addresses) assert.equal(await said(session), "bad-call");
   assert.equal(await said(session), "relays-refused");
   for (let links = 0; links < 3; links++)
     assert.deepEqual(Object.keys(await said(session)), ["version", "ed25519"]);

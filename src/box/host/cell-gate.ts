@@ -1,7 +1,7 @@
 // What a function may send on a link to a relay: the cells of a client, and no more circuits than were granted. Walks the
 // headers of cells, which may be cut anywhere, and touches nothing else. Boundary: the function, which is hostile; the
 // relay is protected from what it could not get from a client, the box from being taken for something else than one.
-// Spec: tor-spec 3 (cells of link versions 4 and 5), 5.6 (RELAY_EARLY); docs/spec/guest.md 5.3.
+// Spec: tor-spec 3 (cells of link versions 4 and 5), 5.6 (RELAY_EARLY); docs/spec/guest.md 5.4.
 
 import { BentoError } from "../../base/errors.ts";
 import { CELL, CELL_BYTES } from "../../onion/link/cell.ts";

@@ -1,4 +1,4 @@
-// Carries out a guest's calls to relays with its instance's links (spec/guest 5.3). What comes from the guest has been
+// Carries out a guest's calls to relays with its instance's links (spec/guest 5.4). What comes from the guest has been
 // parsed; relays.ts decides which relay it is and whether there is room.
 
 import { addAbortSignal } from "node:stream";

@@ -1,6 +1,6 @@
 // What one instance has used of its `relays` grant, all its links together. Every count is checked before anything
 // happens. Pure but for the clock.
-// Spec: docs/spec/policy.md 2.6.
+// Spec: docs/spec/policy.md 2.7.
 
 import type { Clock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";

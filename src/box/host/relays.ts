@@ -2,7 +2,7 @@
 // fingerprint; the box looks it up in the consensus that its own tor has verified, connects, and proves both identities
 // before the function sends a byte. So it can reach no other program, whatever listens at a relay's address.
 // Boundary: the function, which is hostile; the relay and whoever answers in its place.
-// Spec: docs/spec/policy.md 2.6, docs/spec/guest.md 5.3.
+// Spec: docs/spec/policy.md 2.7, docs/spec/guest.md 5.4.
 
 import type { Duplex } from "node:stream";
 import type { Clock } from "../../base/clock.ts";

@@ -41,6 +41,7 @@ export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   "testnet-links-failed": EXIT.torNotReady,
   "testnet-bad-options": EXIT.usage,
   "testnet-dir-in-use": EXIT.usage,
+  "balancer-out-of-reach": EXIT.unreachable,
   "box-unreachable": EXIT.unreachable,
   "box-failed": EXIT.unreachable,
   "box-timeout": EXIT.unreachable,

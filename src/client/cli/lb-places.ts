@@ -1,6 +1,8 @@
 // A saved load balancer by its name, and the places where it may be found: its box, and its standby's.
 
+import { SELF } from "../../wire/policy.ts";
 import { parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
+import { formatAddress, tryParseAddress } from "../address.ts";
 import { BoxClient } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
 import type { Place } from "../loadbalancer/follow.ts";
@@ -65,4 +67,17 @@ export async function findBalancer(
     });
   }
   return { name, entry, places, [Symbol.dispose]: () => stack.dispose() };
+}
+
+/** What reports call the boxes that this user knows by name; "self" is the box that reports. */
+export async function namesOfBoxes(cli: Cli, self: string): Promise<ReadonlyMap<string, string>> {
+  const { boxes } = await cli.context.read();
+  const names = new Map([[SELF, self]]);
+  for (const [name, { address }] of Object.entries(boxes)) {
+    const parsed = tryParseAddress(address);
+    for (const known of [address, parsed && formatAddress(parsed), parsed?.host]) {
+      if (known !== undefined) names.set(known, name);
+    }
+  }
+  return names;
 }

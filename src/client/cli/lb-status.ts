@@ -6,7 +6,7 @@ import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { LoadBalancerLimits } from "../../wire/loadbalancer.ts";
 import type { Answer } from "../loadbalancer/answers.ts";
-import { eventText } from "../loadbalancer/event-text.ts";
+import { eventText, withNames } from "../loadbalancer/event-text.ts";
 import { follow, type Seen } from "../loadbalancer/follow.ts";
 import { History } from "../loadbalancer/history.ts";
 import { LivePage } from "../loadbalancer/live-page.ts";
@@ -15,7 +15,7 @@ import { usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
 import { saveStandby } from "./lb.ts";
-import { type FoundBalancer, findBalancer } from "./lb-places.ts";
+import { type FoundBalancer, findBalancer, namesOfBoxes } from "./lb-places.ts";
 import { liveLines, plainLine, reportLines } from "./lb-view.ts";
 import { openAddress } from "./open-address.ts";
 import { Progress } from "./progress.ts";
@@ -39,22 +39,27 @@ export async function lbStatus(
   const { signal } = cli;
   const everyMs = options.watch ? everyMsOf(options) : 0;
   const view = options.watch ? new LiveView(cli, found) : undefined;
+  let names: ReadonlyMap<string, string> = new Map();
   {
     using progress = new Progress(cli.io, `Asking ${found.places[0]?.label}`);
     const onInterrupted = (_: unknown, reason: string) => view?.note(reason);
     for await (const seen of follow(found.places, { everyMs, signal, onInterrupted })) {
-      if (seen.kind === "gone") tellGone(cli, found, seen);
+      if (seen.kind === "gone") {
+        tellGone(cli, found, seen);
+        progress.phase(`Asking ${found.places[1]?.label}`);
+      }
+      if (seen.kind === "attached") names = await namesOfBoxes(cli, seen.place.label);
       if (seen.kind !== "answer") continue;
       progress[Symbol.dispose]();
       await keepStandby(cli, found, seen.answer);
-      if (view) view.show(seen.answer);
+      if (view) view.show(seen.answer, withNames(seen.answer, names));
       else if ("report" in seen.answer) {
         const { report } = seen.answer;
         const { label, kind } = seen.place;
+        const head = `${found.name} at ${label}${kind === "standby" ? ", its standby" : ""}`;
+        const shown = withNames(seen.answer, names);
         cli.io.result({ name: found.name, at: kind, box: label, ...report }, () =>
-          [`${found.name} at ${label}${kind === "standby" ? ", its standby" : ""}`, ...reportLines(report)]
-            .map(printable)
-            .join("\n"),
+          [head, ...("report" in shown ? reportLines(shown.report) : [])].map(printable).join("\n"),
         );
         return EXIT.ok;
       }
@@ -93,14 +98,15 @@ class LiveView {
     this.#found = found;
   }
 
-  show(answer: Answer): void {
+  /** @param raw as it came, for programs */
+  show(raw: Answer, answer: Answer): void {
     const { io } = this.#cli;
     this.#note = "";
     if ("event" in answer) this.#history.addEvent(answer.event);
     if ("report" in answer) this.#history.addReport(answer.report);
     if (io.json) {
-      if ("event" in answer) io.event({ event: "balancer", ...answer.event });
-      if ("report" in answer) io.event({ event: "report", ...answer.report });
+      if ("event" in raw) io.event({ event: "balancer", ...raw.event });
+      if ("report" in raw) io.event({ event: "report", ...raw.report });
       return;
     }
     if (io.stdout.isTTY) this.#draw();
@@ -153,6 +159,7 @@ async function servePage(cli: Cli, found: FoundBalancer, options: LbStatusOption
   io.result({ address: page.address }, () => page.address);
   if (!io.json) io.note("Whoever has this address may look. Ctrl-C stops.");
   if (open) openAddress(cli, page.address);
+  let names: ReadonlyMap<string, string> = new Map();
   const onInterrupted = (_: unknown, reason: string) => page.tell(`${reason}; trying again`);
   try {
     for await (const seen of follow(found.places, { everyMs: everyMsOf(options), signal, onInterrupted })) {
@@ -160,11 +167,18 @@ async function servePage(cli: Cli, found: FoundBalancer, options: LbStatusOption
         tellGone(cli, found, seen);
         page.tell(`${seen.place.label} does not have it any more: ${seen.reason}`);
       }
-      if (seen.kind === "attached") page.tell("");
+      if (seen.kind === "attached") {
+        names = await namesOfBoxes(cli, seen.place.label);
+        page.tell("");
+      }
       if (seen.kind !== "answer") continue;
       await keepStandby(cli, found, seen.answer);
-      if ("event" in seen.answer) history.addEvent(seen.answer.event);
-      if ("report" in seen.answer) history.addReport(seen.answer.report);
+      const answer = withNames(seen.answer, names);
+      if ("event" in answer) history.addEvent(answer.event);
+      if ("report" in answer) {
+        history.addReport(answer.report);
+        page.tell("");
+      }
       page.update();
     }
   } catch (error) {

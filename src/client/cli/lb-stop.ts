@@ -70,10 +70,13 @@ export async function lbStop(cli: Cli, given: string | undefined, options: LbSto
   const { io, signal } = cli;
   let stopped: Stopped;
   {
-    using _progress = new Progress(io, `Stopping ${found.name} at ${found.places[0]?.label}`);
+    using progress = new Progress(io, `Stopping ${found.name} at ${found.places[0]?.label}`);
     stopped = await stopBalancer(found.places, {
       signal,
-      onGone: (place, reason) => io.note(`${place.label}: ${printable(reason)}; asking its standby`),
+      onGone: (place, reason) => {
+        io.note(`${place.label}: ${printable(reason)}; asking its standby`);
+        progress.phase(`Stopping ${found.name} at ${found.places[1]?.label}`);
+      },
     });
   }
   const { told, places } = stopped;

@@ -24,7 +24,7 @@ export function reportLines(report: Report): string[] {
     rate(replica.bytesPerSecond),
     formatBytes(replica.bytesTotal),
     `${Math.round(replica.cpuPercent)} %`,
-    `${replica.met} of ${replica.given}`,
+    String(replica.met),
     replica.failed === 0 ? "" : `${replica.failed} failed`,
   ]);
   return [

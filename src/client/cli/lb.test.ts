@@ -304,7 +304,7 @@ test("lb status: what a hostile box reports is refused or shown without harm", a
     report: { ...report, replicas: [{ ...replica, box: "\u001b]0;owned\u0007\u202eevil" }] },
   });
   assert.equal(await lbStatus(shown.cli, "web", STATUS), 0);
-  assert.doesNotMatch(shown.out(), /[\u001b\u0007\u202e]/);
+  for (const control of ["\u001b", "\u0007", "\u202e"]) assert.ok(!shown.out().includes(control));
 });
 
 /** A load balancer that starts as it should, and answers every question with `answer`, whose report gets the right id. */
@@ -415,8 +415,8 @@ async function withStandby() {
       return { kind: "returned" };
     },
   });
-  let place: StandbyPlace | undefined;
-  const first = await balancerBox({ standby: () => place ?? assert.fail() });
+  const placed: StandbyPlace[] = [];
+  const first = await balancerBox({ standby: () => placed[0] ?? assert.fail() });
   const ran = await newCli();
   // The standby is there before: what deploys it is not what is tested here.
   const { BoxClient, directDial } = await import("../client.ts");
@@ -428,7 +428,7 @@ async function withStandby() {
   const { package: pack } = await (await import("../package-loader.ts")).loadPackage(FAKE);
   const session = await client.run({ package: pack }, { args });
   const { invocationToken, shutdownToken } = session.stored ?? assert.fail();
-  place = { box: second.box.address, instance: session.instance, invocationToken, shutdownToken };
+  placed.push({ box: second.box.address, instance: session.instance, invocationToken, shutdownToken });
   const options = { standby: second.box.address, key: key.file };
   assert.equal(await lbStart(ran.cli, startOptions(ran, first.box, options)), 0);
   return { ran, first, second, session };

@@ -10,9 +10,9 @@ import { parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
 import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
-import { eventText } from "../loadbalancer/event-text.ts";
+import { eventText, withNames } from "../loadbalancer/event-text.ts";
 import { makeOnionKey, type OnionKey, readOnionKey } from "../loadbalancer/onion-key.ts";
-import { balancerPackage, replicaPackage } from "../loadbalancer/packages.ts";
+import { balancerPackage, replicaPackage, standbyPackage } from "../loadbalancer/packages.ts";
 import { readSite, type Site } from "../loadbalancer/site.ts";
 import { type BalancerStart, startBalancer } from "../loadbalancer/start.ts";
 import { loadPackage } from "../package-loader.ts";
@@ -21,6 +21,7 @@ import { boxLabel, type Cli, manifestOf, type Reach, savedReach, usage } from ".
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
 import { chooseLbBoxes, type LbBoxes, type LbReachOptions } from "./lb-boxes.ts";
+import { namesOfBoxes } from "./lb-places.ts";
 import { clientKeysOf, type ScaleOptions, scaleOf, targetOf, watermarkText } from "./lb-settings.ts";
 import { Progress } from "./progress.ts";
 import { checkName, saveFunction } from "./store.ts";
@@ -59,6 +60,7 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   const isolation = newIsolation();
   using client = new BoxClient({ address: primary.address, dial: primary.dial, isolation });
   using progress = new Progress(cli.io, `Starting at ${boxLabel(primary)}`);
+  const names = await namesOfBoxes(cli, boxLabel(primary));
   const undo = new AsyncDisposableStack();
   await using _undo = undo;
   let name = "";
@@ -87,7 +89,8 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
     },
     onEvent: (event) => {
       cli.io.event({ event: "balancer", ...event });
-      if (!cli.io.json) cli.io.note(`  ${printable(eventText(event))}`);
+      const shown = withNames({ event }, names);
+      if (!cli.io.json && "event" in shown) cli.io.note(`  ${printable(eventText(shown.event))}`);
     },
     onStandby: (place) => saveStandby(cli, name, place),
   });
@@ -120,9 +123,9 @@ async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
     siteBytes,
     replicaBytes: loadedReplica.bytes,
   };
-  const second =
-    standby && balancerPackage(balancer.package, wanted, await policyOf(standby.reach, cli.signal));
   const policy = await policyOf(primary, cli.signal);
+  const second =
+    standby && standbyPackage(balancer.package, wanted, await policyOf(standby.reach, cli.signal), policy);
   const pack = balancerPackage(balancer.package, wanted, policy, second);
   progress[Symbol.dispose]();
   // Only now: nothing is left behind by a start that could not be.

@@ -62,6 +62,13 @@ function policyRows(policy: Policy): string[][] {
         ? `at most ${policy.net.connections} connections, ${formatBytes(policy.net.bytes)} an instance`
         : "none",
     ],
+    ["tor", policy.tor ? policy.tor.routines.join(", ") : "none"],
+    [
+      "relays",
+      policy.relays
+        ? `at most ${policy.relays.links} links, ${formatBytes(policy.relays.bytes)} an instance`
+        : "none",
+    ],
     ...shown.map((rule, index) => [index === 0 ? "exit" : "", rule]),
     ...(exit.length > shown.length
       ? [["", `and ${exit.length - shown.length} more rules (--json shows all)`]]

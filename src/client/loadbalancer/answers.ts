@@ -134,8 +134,8 @@ export function parseAnswer(message: Uint8Array): Answer {
 
 /**
  * Answers from a session's output, never holding more than one. What came before may have been read by somebody else up
- * to the middle of an answer: the rest of that one is passed over. So is, with `isStandby`, what was meant for the load
- * balancer that is gone, up to the first answer. Throws ProtocolError "bad-answer".
+ * to the middle of an answer: the rest of that one is passed over. So is, with `isStandby`, what is meant for the load
+ * balancer whose place its owner takes. Throws ProtocolError "bad-answer".
  */
 export async function* answersOf(
   chunks: AsyncIterable<OutputChunk>,
@@ -157,7 +157,7 @@ export async function* answersOf(
     parts = [];
     length = 0;
     const isForeign = mayBeForeign && !isWhole(message);
-    if (!isForeign || !isStandby) mayBeForeign = false;
+    mayBeForeign = isStandby;
     if (isForeign) continue;
     yield parseAnswer(message);
   }

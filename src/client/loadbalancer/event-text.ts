@@ -1,10 +1,24 @@
 // What happened to a load balancer, in words for terminal and page. Pure. Names and reasons come from a box: whoever shows
 // the text makes it printable, or escapes it.
 
-import type { BalancerEvent } from "./answers.ts";
+import type { Answer, BalancerEvent } from "./answers.ts";
 
 /** An address with port is longer than all else that is shown of a replica. */
 const BOX_CHARS = 24;
+
+/** Boxes as the owner calls them: by what stands in `names`, addresses as they are where nothing does. */
+export function withNames(answer: Answer, names: ReadonlyMap<string, string>): Answer {
+  const named = <T extends { readonly box: string }>(one: T): T => ({
+    ...one,
+    box: names.get(one.box) ?? one.box,
+  });
+  if ("event" in answer && "box" in answer.event) return { event: named(answer.event) };
+  if (!("report" in answer)) return answer;
+  const { replicas, standby } = answer.report;
+  return {
+    report: { ...answer.report, replicas: replicas.map(named), standby: standby && named(standby) },
+  };
+}
 
 export function eventText(event: BalancerEvent): string {
   switch (event.kind) {

@@ -155,7 +155,9 @@ function isReport(answer: Answer): boolean {
 function ended(outcome: Outcome): BentoError {
   const { kind } = outcome;
   const why = kind === "failed" ? outcome.message : kind === "killed" ? outcome.reason : "it returned";
-  return new BentoError("already-ended", `The load balancer has ended: ${why}`.slice(0, 2000));
+  return new BentoError("already-ended", `The load balancer has ended: ${why}`.slice(0, 2000), {
+    advice: "`bento lb resume` goes on where it was; `bento lb stop` ends what is left.",
+  });
 }
 
 /**

@@ -4,8 +4,10 @@
 import type { Clock } from "../../base/clock.ts";
 import type { BalancerEvent, Report } from "./answers.ts";
 
-/** Of the window that is kept and drawn. */
+/** What is kept and drawn at most. */
 export const WINDOW_MS = 120_000;
+/** What is drawn while there is less to show. */
+const WINDOWS_MS = [40_000, 60_000, WINDOW_MS] as const;
 export const SAMPLES_MAX = 480;
 export const EVENTS_MAX = 40;
 /** Two reports within less than this count as one. */
@@ -54,6 +56,13 @@ export class History {
   /** Oldest first. */
   get events(): readonly (BalancerEvent & { readonly seenMs: number })[] {
     return this.#events;
+  }
+
+  /** The time axis that holds all that there is. */
+  get windowMs(): number {
+    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
+    const spanMs = first && last ? last.atMs - first.atMs : 0;
+    return WINDOWS_MS.find((windowMs) => spanMs < windowMs) ?? WINDOW_MS;
   }
 
   addEvent(event: BalancerEvent): void {

@@ -9,10 +9,15 @@ import { formatDuration } from "../../wire/quantity.ts";
 const MIB = 2 ** 20;
 /** Times that a replica may be started again for each that may be there at once. */
 const STARTS_EACH = 8;
+/** Calls for each of them: its box is asked, it is run, attached to again, ended. */
+const CALLS_EACH = 32;
+/** Times that a standby may be placed; what is left after as many is for replicas. */
+const STANDBYS = 3;
+const NOTHING = { depth: 0, functions: 0, invocations: 0, sessions: 0, bytes: 0 } as const;
 /** What a session costs beside the site: introductions out, reports back; a day of both for each replica. */
 const TALK_BYTES_EACH = 64 * MIB;
-/** What is kept beside the site: keys, points, where replicas are. */
-const STATE_BYTES = MIB;
+/** What is kept beside the site: packages, the key, points, introductions seen, where replicas are. */
+const STATE_BYTES = 12 * MIB;
 /** No service is meant to outlive its owner's interest unseen. */
 const LIFETIME_MS_MAX = 30 * 24 * 3600e3;
 
@@ -25,35 +30,55 @@ export interface Wanted {
   readonly replicaBytes: number;
 }
 
+/** What of a policy decides how much there is to ask for. */
+type Room = Pick<Policy, "bento" | "function">;
+
 /** The load balancer for a box with this policy; `standby` is one that it may deploy as well. */
 export function balancerPackage(
   pack: PackageInput,
   wanted: Wanted,
-  policy: Policy,
+  policy: Room,
   standby?: PackageInput,
 ): PackageInput {
   const { boxes, replicasMax, siteBytes, replicaBytes } = wanted;
   const other = standby ? parseManifest(standby.manifest).bento : undefined;
-  const bento = policy.bento ?? { functions: 0, bytes: 0 };
-  const perStart = siteBytes + replicaBytes + TALK_BYTES_EACH;
+  const room = policy.bento ?? NOTHING;
   const most = (need: number, want: number, limit: number) => Math.max(need, Math.min(want, limit));
-  const forStandby = standby ? 1 + (other?.functions ?? 0) : 0;
-  const functions = forStandby + most(replicasMax, replicasMax * STARTS_EACH, bento.functions - forStandby);
+  const perStart = siteBytes + replicaBytes + TALK_BYTES_EACH;
+  // What a standby may use in its turn counts against whoever deploys it, each time anew (spec/guest).
+  const placed = (of: number | undefined) => (other ? STANDBYS * (of ?? 0) : 0);
+  const starts = replicasMax * STARTS_EACH;
   const manifest: ManifestInput = {
     ...pack.manifest,
     bento: {
       boxes: [...new Set(boxes)],
-      functions,
+      functions: most(replicasMax, starts + placed(1 + (other?.functions ?? 0)), room.functions),
+      invocations: most(replicasMax, starts * CALLS_EACH + placed(other?.invocations), room.invocations),
       // Retiring ones have a session, too.
-      sessions: 2 * replicasMax + (standby ? 1 : 0),
+      sessions: most(replicasMax, 2 * replicasMax + (other ? 1 : 0), room.sessions),
       depth: 1 + (other?.depth ?? 0),
-      bytes: `${most(replicasMax * (siteBytes + replicaBytes), functions * perStart, bento.bytes)}B`,
+      bytes: `${most(replicasMax * (siteBytes + replicaBytes), starts * perStart + placed(other?.bytes), room.bytes)}B`,
     },
     ...storageFor(pack, siteBytes),
     lifetime: formatDuration(Math.min(LIFETIME_MS_MAX, policy.function.lifetimeMs)),
     runtime: formatDuration(Math.min(LIFETIME_MS_MAX, policy.function.runtimeMs)),
   };
   return { ...pack, manifest };
+}
+
+/** The load balancer that waits at a box with the policy `own`, deployed by one at a box with the policy `first`. */
+export function standbyPackage(pack: PackageInput, wanted: Wanted, own: Policy, first: Policy): PackageInput {
+  const share = (limit: number, of: number) => Math.min(limit, Math.floor(of / (STANDBYS + 1)));
+  const [mine, theirs] = [own.bento ?? NOTHING, first.bento ?? NOTHING];
+  const bento = {
+    boxes: [],
+    functions: share(mine.functions, theirs.functions),
+    invocations: share(mine.invocations, theirs.invocations),
+    sessions: mine.sessions,
+    depth: mine.depth,
+    bytes: share(mine.bytes, theirs.bytes),
+  };
+  return balancerPackage(pack, wanted, { ...own, bento });
 }
 
 export function replicaPackage(
@@ -69,8 +94,9 @@ export function replicaPackage(
   return { ...pack, manifest: { ...pack.manifest, net } };
 }
 
-/** As much as the function's own manifest says, and the site besides. */
+/** As much as the function's own manifest says, or as the site takes. */
 function storageFor(pack: PackageInput, siteBytes: number): Pick<ManifestInput, "storage"> {
   const own = parseManifest(pack.manifest).storage?.bytes ?? 0;
-  return siteBytes === 0 && own > 0 ? {} : { storage: { bytes: `${own + siteBytes + STATE_BYTES}B` } };
+  const wanted = siteBytes === 0 ? own : Math.max(own, siteBytes + STATE_BYTES);
+  return wanted === 0 ? {} : { storage: { bytes: `${wanted}B` } };
 }

@@ -2,7 +2,7 @@
 
 import type { LoadBalancerPageView, PageCurve } from "../../web/loadbalancer-page.ts";
 import { eventText, shortBox } from "./event-text.ts";
-import { type Curve, type History, WINDOW_MS } from "./history.ts";
+import { type Curve, type History } from "./history.ts";
 
 /** Events on the page, the last ones first. */
 const EVENTS_SHOWN = 12;
@@ -25,7 +25,7 @@ export function pageView(name: string, history: History, note: string): LoadBala
       .map((curve) => curveOf(curve, `client ${curve.client} of replica ${curve.replica}`)),
     replicas: history.replicas().map((curve) => curveOf(curve, `replica ${curve.replica}`)),
     introductions: [{ replica: -1, label: "introductions per second", points: history.introductions() }],
-    windowMs: WINDOW_MS,
+    windowMs: history.windowMs,
     events: history.events
       .slice(-EVENTS_SHOWN)
       .toReversed()

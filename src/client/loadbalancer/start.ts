@@ -8,8 +8,9 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
 import { Limits } from "../../wire/limits.ts";
-import type { LoadBalancerStart, StandbyPlace } from "../../wire/loadbalancer.ts";
+import type { LoadBalancerResume, LoadBalancerStart, StandbyPlace } from "../../wire/loadbalancer.ts";
 import type { PackageInput } from "../../wire/package.ts";
+import type { InstanceId, InvocationToken } from "../../wire/token.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import { orStalled } from "../dropbox/retry.ts";
 import { answersOf, type BalancerEvent } from "./answers.ts";
@@ -86,8 +87,7 @@ export async function startBalancer(
     options.onSent?.(sent, total);
   }
   options.onWaiting?.("service");
-  if ((await within(heard.started, START_MS)) !== start.address)
-    throw new ProtocolError("integrity", "Cannot trust box: it serves another address than that of the key");
+  checkAddress(await within(heard.started, START_MS), start.address);
   if (!start.standby) return { hasStandby: false };
   options.onWaiting?.("standby");
   const place = await within(heard.standby, STANDBY_MS).catch((error: unknown) => {
@@ -98,6 +98,32 @@ export async function startBalancer(
   return { hasStandby: place !== undefined };
 }
 
+/**
+ * Starts another instance of an installed load balancer, which goes on where the one before it ended: same address, same
+ * introduction points, the replicas that are left. Resolves with it when it serves. Throws as `startBalancer` does.
+ */
+export async function resumeBalancer(
+  client: BoxClient,
+  { token, address }: { readonly token: InvocationToken; readonly address: string },
+  options: Pick<StartOptions, "signal" | "clock" | "onEvent">,
+): Promise<InstanceId> {
+  const { signal, clock = systemClock } = options;
+  const args: [LoadBalancerResume] = [{ resume: true }];
+  const session = await client.run({ token }, { args }, { signal });
+  await using _session = session;
+  const heard = listen(session, options);
+  const started = await orStalled({ signal, clock, stallMs: START_MS }, (until) =>
+    orAborted(heard.started, until),
+  );
+  checkAddress(started, address);
+  return session.instance;
+}
+
+function checkAddress(found: string, wanted: string): void {
+  if (found === wanted) return;
+  throw new ProtocolError("integrity", "Cannot trust box: it serves another address than that of the key");
+}
+
 interface Heard {
   readonly started: Promise<string>;
   readonly standby: Promise<StandbyPlace>;
@@ -106,7 +132,7 @@ interface Heard {
 }
 
 /** Reads what the function says until it or the session ends. */
-function listen(session: Session, { onEvent, signal }: StartOptions): Heard {
+function listen(session: Session, { onEvent, signal }: Pick<StartOptions, "onEvent" | "signal">): Heard {
   const started = Promise.withResolvers<string>();
   const standby = Promise.withResolvers<StandbyPlace>();
   const over = Promise.withResolvers<never>();

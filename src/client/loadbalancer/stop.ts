@@ -8,7 +8,7 @@ import { follow, isGone, type Place } from "./follow.ts";
 /** Replicas are on other boxes, which may be slow or gone: milliseconds. */
 const STOP_MS = 120_000;
 /** For one box to say whether it still knows the function. */
-const CHECK_MS = 60_000;
+const CHECK_MS = 30_000;
 
 export interface Stopped {
   /** What the function said; undefined where no load balancer could be asked. */

@@ -1,5 +1,5 @@
 // `env.relays` (function.ts): links to relays as byte streams of cells. Not a boundary: the box decides which relays there
-// are, proves who they are, and lets only a client's cells through (spec/guest 5.3).
+// are, proves who they are, and lets only a client's cells through (spec/guest 5.4).
 
 import type { RelayLink, RelayNetwork, Relays } from "../function.ts";
 import type { HostChannel } from "./channel.ts";

@@ -56,7 +56,8 @@ export class TorStream implements Disposable {
 
   #chunks: Uint8Array[] = [];
   #buffered = 0;
-  #arrived = Promise.withResolvers<void>();
+  /** While somebody waits for something to read. */
+  #arrived: PromiseWithResolvers<void> | undefined;
   #receiveRoom = STREAM_WINDOW;
   #consumedCells = 0;
   #hasSentXoff = false;
@@ -100,6 +101,7 @@ export class TorStream implements Disposable {
     while (this.#chunks.length === 0) {
       if (this.#end === "done") return undefined;
       if (this.#end) throw this.#end;
+      this.#arrived ??= Promise.withResolvers();
       const arrived = this.#arrived.promise;
       await (options.signal ? orAborted(arrived, options.signal) : arrived);
     }
@@ -332,8 +334,8 @@ export class TorStream implements Disposable {
 
   #notify(): void {
     const waiting = this.#arrived;
-    this.#arrived = Promise.withResolvers();
-    waiting.resolve();
+    this.#arrived = undefined;
+    waiting?.resolve();
   }
 }
 

@@ -57,15 +57,14 @@ export class CellParser {
 
   /** The next whole cell. Throws ProtocolError `onion-cell` for a length that no cell has. */
   next(): Cell | undefined {
-    const head = this.#queue.peek(this.#idBytes + 3);
-    if (!head) return undefined;
-    const command = head[this.#idBytes] ?? 0;
     const headBytes = this.#idBytes + 1;
+    if (this.#queue.length < headBytes + 2) return undefined;
+    const command = this.#queue.at(this.#idBytes) ?? 0;
     if (!isVariable(command)) {
       const cell = this.#queue.take(headBytes + CELL_BODY_BYTES);
       return cell && { circuitId: this.#circuitId(cell), command, body: cell.subarray(headBytes) };
     }
-    const length = ((head[headBytes] ?? 0) << 8) | (head[headBytes + 1] ?? 0);
+    const length = ((this.#queue.at(headBytes) ?? 0) << 8) | (this.#queue.at(headBytes + 1) ?? 0);
     if (length > VARIABLE_CELL_BYTES_MAX)
       throw new ProtocolError(
         "onion-cell",
@@ -81,8 +80,9 @@ export class CellParser {
   }
 
   #circuitId(cell: Uint8Array): number {
-    const [a = 0, b = 0, c = 0, d = 0] = cell;
-    return this.#idBytes === 2 ? (a << 8) | b : ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+    const byte = (index: number) => cell[index] ?? 0;
+    const first = (byte(0) << 8) | byte(1);
+    return this.#idBytes === 2 ? first : ((first << 16) | (byte(2) << 8) | byte(3)) >>> 0;
   }
 }
 
