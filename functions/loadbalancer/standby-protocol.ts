@@ -50,13 +50,21 @@ export function checkedStandbyStart(given: unknown): StandbyStart["standby"] | u
 
 /** undefined: it is another message, such as an owner's. Throws Error for what is no JSON. */
 export function primaryMessage(bytes: Uint8Array): PrimaryMessage | undefined {
-  const message = JSON.parse(fromUtf8(bytes)) as Partial<PrimaryMessage> | null;
-  return typeof message?.beat === "number" ? (message as PrimaryMessage) : undefined;
+  const message = record(JSON.parse(fromUtf8(bytes)));
+  return typeof message["beat"] === "number" ? (message as PrimaryMessage) : undefined;
 }
 
+/** undefined: it is another message, such as what an owner is told. Throws Error for what is no JSON. */
 export function standbyMessage(bytes: Uint8Array): StandbyMessage | undefined {
-  const message = JSON.parse(fromUtf8(bytes)) as Partial<Record<"waiting" | "tookOver", unknown>> | null;
-  return message && ("waiting" in message || "tookOver" in message) ? (message as StandbyMessage) : undefined;
+  const message = record(JSON.parse(fromUtf8(bytes)));
+  const isOurs =
+    typeof record(message["waiting"])["beat"] === "number" ||
+    typeof record(message["tookOver"])["epoch"] === "number";
+  return isOurs ? (message as StandbyMessage) : undefined;
+}
+
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 }
 
 export function encodeSeen(batches: readonly SeenBatch[]): NonNullable<PrimaryMessage["seen"]> {

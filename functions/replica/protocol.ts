@@ -3,7 +3,7 @@
 // Whoever balances has an epoch: a replica listens to the highest that it has heard of, so that a load balancer that was
 // replaced, and may not know it yet, changes nothing any more.
 
-import { concat, fromUtf8, utf8 } from "../../src/base/bytes.ts";
+import { concat, utf8 } from "../../src/base/bytes.ts";
 import { ProtocolError } from "../../src/base/errors.ts";
 import { FieldReader, u8, u16, u32, u64 } from "../../src/onion/fields.ts";
 import { decodeMaterial, encodeMaterial, type RendezvousMaterial } from "../../src/onion/service/handover.ts";
@@ -183,7 +183,7 @@ function decodeBody(kind: number, epoch: number, reader: FieldReader): ReplicaMe
         kind: "failed",
         epoch,
         number,
-        reason: fromUtf8(reader.rest()).replace(/[^\x20-\x7e]/gu, "?"),
+        reason: printable(reader.rest()),
       };
     }
     case MESSAGE.load:
@@ -191,6 +191,11 @@ function decodeBody(kind: number, epoch: number, reader: FieldReader): ReplicaMe
     default:
       throw malformed(`message ${kind}`);
   }
+}
+
+/** One line of ASCII, whatever came. */
+function printable(bytes: Uint8Array): string {
+  return String.fromCharCode(...bytes).replace(/[^\x20-\x7e]/gu, "?");
 }
 
 function decodeLoad(reader: FieldReader): ReplicaLoad {

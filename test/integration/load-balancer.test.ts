@@ -189,8 +189,7 @@ function assertHasPoints(report: LoadBalancerReport, before: LoadBalancerReport)
 test("a standby takes over from a primary that it hears no more, and the primary, which lives, is fenced off", async () => {
   const boxes = boxesWith();
   const { owner, session } = await start(boxes, { standby: { box: "spare", silentMs: 1500 } });
-  const address = await owner.started();
-  await owner.event("standby-ready");
+  const { address } = await owner.startedWithStandby();
   assert.equal((await curl(net.socksTcp(), `http://${address}/`)).toString(), "hello\n");
   const before = await owner.report();
   const [standby] = boxes.on("spare");
@@ -213,9 +212,7 @@ test("a standby takes over from a primary that it hears no more, and the primary
 test("a standby takes over from a primary that died, within a second after it noticed", async () => {
   const boxes = boxesWith();
   const { owner, session, secrets } = await start(boxes, { standby: { box: "spare", silentMs: 6000 } });
-  const address = await owner.started();
-  const place = await owner.until((answer) => ("standby" in answer ? answer.standby : undefined));
-  await owner.event("standby-ready");
+  const { address, place } = await owner.startedWithStandby();
   // A client that has been there, and asks while nobody is: its tor holds that against the points.
   const user = "patient";
   assert.equal((await curl(net.socksTcp(), `http://${address}/`, { user })).toString(), "hello\n");
@@ -233,6 +230,27 @@ test("a standby takes over from a primary that died, within a second after it no
   const insisting = { user, insists: true };
   assert.equal((await curl(net.socksTcp(), `http://${address}/`, insisting)).toString(), "hello\n");
   await heir.stop();
+});
+
+// The last one: the network has a relay less afterwards.
+test("an introduction point whose relay dies is replaced, and clients come in", async () => {
+  const boxes = boxesWith();
+  // Of seven relays that may be one: so one of the three that may die is among them, and one is left.
+  const { owner } = await start(boxes, { introductionPoints: 5 });
+  const address = await owner.started();
+  const points = (await owner.report()).introductionPoints.map(({ relay }) => relay);
+  // Not the relays that the functions of these tests stand beside, nor an authority.
+  const dying = ["r0", "r1", "r2"]
+    .map((name) => net.node(name))
+    .find(({ fingerprint }) => points.includes(fingerprint));
+  assert.ok(dying);
+  const { pid } = (await net.status()).find(({ name }) => name === dying.name) ?? {};
+  assert.ok(pid !== undefined);
+  process.kill(pid, "SIGKILL");
+  await owner.event("point-lost", ({ relay }) => relay === dying.fingerprint);
+  await owner.event("point-claimed", ({ relay }) => relay !== dying.fingerprint);
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`, { insists: true })).toString(), "hello\n");
+  await owner.stop();
 });
 
 /** No secret of the service in anything that a replica was sent, as bytes, hexadecimal or base64. */

@@ -6,7 +6,7 @@ import { orAborted } from "../../src/base/abort.ts";
 import { concat, utf8 } from "../../src/base/bytes.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { generateExpandedKey } from "../../src/onion/crypto/blinding.ts";
-import type { LoadBalancerStart, OwnerAnswer } from "../../src/wire/loadbalancer.ts";
+import type { LoadBalancerStart, OwnerAnswer, StandbyPlace } from "../../src/wire/loadbalancer.ts";
 
 /** As an owner sends it (src/wire/loadbalancer.ts). */
 export function siteOf(files: Readonly<Record<string, Uint8Array>>): Uint8Array {
@@ -98,6 +98,19 @@ export class Owner {
 
   async started(): Promise<string> {
     return this.until((answer) => ("started" in answer ? answer.started.address : undefined));
+  }
+
+  /** Started, and its standby ready, in whichever order. */
+  async startedWithStandby(): Promise<{ readonly address: string; readonly place: StandbyPlace }> {
+    let address: string | undefined;
+    let place: StandbyPlace | undefined;
+    let isReady = false;
+    return this.until((answer) => {
+      if ("started" in answer) ({ address } = answer.started);
+      if ("standby" in answer) place = answer.standby;
+      if ("event" in answer && answer.event.kind === "standby-ready") isReady = true;
+      return isReady && address !== undefined && place ? { address, place } : undefined;
+    });
   }
 
   async report() {
