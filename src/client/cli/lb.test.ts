@@ -233,10 +233,14 @@ function saying(answer: unknown): TestScript {
     const bytes = Buffer.from(typeof answer === "string" ? answer : JSON.stringify(answer));
     for (let at = 0; at < bytes.length; at += 60_000)
       call.output(bytes.subarray(at, at + 60_000), at + 60_000 >= bytes.length);
-    for await (const _ of call.input);
+    for await (const message of call.input) {
+      if (Buffer.from(message).includes('{"stop":true}')) call.output(Buffer.from(STOPPED));
+    }
     return { kind: "returned" };
   };
 }
+
+const STOPPED = JSON.stringify({ stopped: { replicasEnded: 0 } });
 
 test("lb start: Ctrl-C takes back what was installed", async () => {
   const { box } = await balancerBox({ script: saying({ event: { kind: "fenced-off", atMs: 1 } }) });

@@ -6,7 +6,7 @@ import { formatBytes } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import type { LoadBalancerStart, ScaleSettings, StandbyPlace } from "../../wire/loadbalancer.ts";
 import { type Policy, SELF } from "../../wire/policy.ts";
-import { parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
+import { type InstanceId, parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
 import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
@@ -15,6 +15,7 @@ import { makeOnionKey, type OnionKey, readOnionKey } from "../loadbalancer/onion
 import { balancerPackage, replicaPackage, standbyPackage } from "../loadbalancer/packages.ts";
 import { readSite, type Site } from "../loadbalancer/site.ts";
 import { type BalancerStart, startBalancer } from "../loadbalancer/start.ts";
+import { stopBalancer } from "../loadbalancer/stop.ts";
 import { loadPackage } from "../package-loader.ts";
 import { endFunction } from "./attached.ts";
 import { boxLabel, type Cli, manifestOf, type Reach, savedReach, usage } from "./cli.ts";
@@ -40,6 +41,8 @@ export interface LbStartOptions extends LbReachOptions, ScaleOptions {
   readonly balancerFn: string;
   readonly replicaFn: string;
 }
+
+const TAKE_BACK_MS = 8000;
 
 /** What goes up, all of it checked. */
 interface Prepared {
@@ -68,7 +71,7 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   const { hasStandby } = await startBalancer(client, prepared.start, {
     signal: cli.signal,
     onStored: async (stored: StoredFunction, session) => {
-      undo.defer(() => endFunction(client, stored));
+      undo.defer(() => takeBack(client, stored, session.instance, boxLabel(primary)));
       name = await saveFunction(cli, base, stored, primary, isolation);
       undo.defer(() => forgetBalancer(cli, name));
       expiresAt = stored.expiresAt;
@@ -97,6 +100,23 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   undo.move();
   progress[Symbol.dispose]();
   return report(cli, prepared, { name, expiresAt, hasStandby });
+}
+
+/** Replicas may run already: the function is asked to end them, for a moment, and ended in any case. */
+async function takeBack(
+  client: BoxClient,
+  stored: StoredFunction,
+  instance: InstanceId,
+  label: string,
+): Promise<void> {
+  const { shutdownToken } = stored;
+  const place = { kind: "primary", label, client, instance, shutdownToken } as const;
+  try {
+    await stopBalancer([place], { signal: AbortSignal.timeout(TAKE_BACK_MS) });
+  } catch {
+    // Whatever came in between: the token ends the function.
+    await endFunction(client, stored);
+  }
 }
 
 async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
