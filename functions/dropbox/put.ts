@@ -3,6 +3,7 @@
 
 import type { Json, Session, Storage } from "bento/function";
 import { type DropboxAnswer, DropboxLimits } from "../../src/wire/dropbox.ts";
+import { within } from "../within.ts";
 import {
   count,
   hasCode,
@@ -69,16 +70,18 @@ async function answer(session: Session, message: DropboxAnswer): Promise<void> {
   await session.send(JSON.stringify(message));
 }
 
-/** The input ended without the empty message: the client gave up, or the box stops. Nothing is sealed. */
+/** The input ended without the empty message: the client gave up or vanished, or the box stops. Nothing is sealed. */
 class Interrupted extends Error {}
 
 /** The messages of a session, cut into parts. */
 class Content {
+  readonly #session: Session;
   readonly #messages: AsyncIterator<Uint8Array>;
   #rest = new Uint8Array();
   #ended = false;
 
   constructor(session: Session) {
+    this.#session = session;
     this.#messages = session[Symbol.asyncIterator]();
   }
 
@@ -100,10 +103,21 @@ class Content {
   }
 
   async #next(): Promise<void> {
-    const { value, done } = await this.#messages.next();
+    const { value, done } = await this.#whileAttached(this.#messages.next());
     if (done) throw new Interrupted("the input ended before the content did");
     const message: Uint8Array = value;
     this.#rest = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, message.length);
     this.#ended = message.length === 0;
+  }
+
+  /** Who was cut off asks anew, and does not send here any more: the part that was begun takes up room that is needed. */
+  async #whileAttached<T>(next: Promise<T>): Promise<T> {
+    const stepMs = DropboxLimits.senderAbsentMs / 10;
+    for (let absentMs = 0; absentMs < DropboxLimits.senderAbsentMs; ) {
+      const taken = await within(stepMs, next, () => undefined);
+      if (taken) return await next;
+      absentMs = this.#session.attached ? 0 : absentMs + stepMs;
+    }
+    throw new Interrupted("the client is gone");
   }
 }

@@ -18,9 +18,9 @@ import { type Finished, type RunningCommand, TorBoxes } from "../support/tor-box
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
-/** Its policy has room for one small shard. */
+/** It has room for little. */
 const FULL = 3;
-const FULL_BYTES = MIB;
+const FULL_BYTES = 3 * MIB;
 
 let net: TorBoxes;
 before(async () => {
@@ -141,12 +141,12 @@ test("shard over Tor: from k honest boxes, while one lies and one stalls; the li
 
 test("shard over Tor: a box that is full is named, and its shard goes to another where it may", async () => {
   const content = await file("quota", 700 * KIB);
-  const request = putRequest(newWriter(), 600 * KIB, { gets: 1 });
-  const pack = dropboxPackage((await loadPackage("dropbox")).package, request, { size: 600 * KIB });
+  const size = 1200 * KIB;
+  const request = putRequest(newWriter(), size, { gets: 1 });
+  const pack = dropboxPackage((await loadPackage("dropbox")).package, request, { size });
   using client = net.client(FULL);
-  await putContent(client, { package: pack }, request, contentOf(randomBytes(600 * KIB)), {
-    signal: signal(),
-  });
+  for (let others = 0; others < 2; others++)
+    await putContent(client, { package: pack }, request, contentOf(randomBytes(size)), { signal: signal() });
   // The box grants as much as is asked for and has not got it: the put runs into it.
   const alone = await startPut("quota", 1, 2, ...net.at(FULL, 0)).finished;
   assert.equal(alone.code, 9, alone.out + alone.err);

@@ -80,7 +80,9 @@ export function dropboxPackage(
   // What each value costs a function beside its bytes, and each 64 KiB of it (spec/storage 3.2, 3.4).
   const valueBytes = 4096 + 512;
   const values = Math.ceil(size / request.partBytes) + 4 * request.gets + 64;
-  const bytes = size + 32 * Math.ceil(size / 65_536) + valueBytes * values;
+  // A part that was on its way when a connection broke takes up room for a while after the put has gone on.
+  const stored = size + Math.min(size, request.partBytes);
+  const bytes = stored + 32 * Math.ceil(stored / 65_536) + valueBytes * values;
   const manifest: ManifestInput = {
     ...pack.manifest,
     storage: { bytes: `${bytes}B` },
