@@ -224,6 +224,7 @@ test("lb start: a function that fails, another address, no answer of ours: all o
     });
     assert.deepEqual(box.installed, []);
     assert.deepEqual((await ran.cli.context.read()).balancers, {});
+    assert.deepEqual(await readdir(path.join(ran.dir, "state/onion")), [], "no key of what never served");
   }
 });
 

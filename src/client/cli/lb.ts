@@ -1,6 +1,7 @@
 // `bento lb start`: an onion service whose load is spread over replicas on several boxes. What ends it again is saved before
 // anything is sent; what fails or is interrupted on the way is taken back.
 
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
@@ -66,6 +67,9 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   const names = await namesOfBoxes(cli, boxLabel(primary));
   const undo = new AsyncDisposableStack();
   await using _undo = undo;
+  const { key } = prepared;
+  // Nobody has heard of an address that never served.
+  if (key.isNew) undo.defer(() => rm(path.dirname(key.file), { recursive: true, force: true }));
   let name = "";
   let expiresAt = 0;
   const { hasStandby } = await startBalancer(client, prepared.start, {
@@ -258,13 +262,15 @@ function report(
   );
   const code = standby && !hasStandby ? EXIT.partial : EXIT.ok;
   if (io.json) return code;
-  const often = `${scale.replicasMin} to ${scale.replicasMax} ${scale.replicasMax === 1 ? "replica" : "replicas"}`;
+  const { replicasMin: least, replicasMax: most } = scale;
+  const often = `${least === most ? most : `${least} to ${most}`} ${most === 1 ? "replica" : "replicas"}`;
   io.note(
     `${io.bold(name)} serves with ${often} on ${boxes.replicas.length} ${boxes.replicas.length === 1 ? "box" : "boxes"}, until ${new Date(expiresAt).toISOString()}.`,
   );
-  io.note(
-    `  One more replica at ${watermarkText(scale.high, formatBytes)}, one less below ${watermarkText(scale.low, formatBytes)}.`,
-  );
+  if (least < most)
+    io.note(
+      `  One more replica at ${watermarkText(scale.high, formatBytes)}, one less below ${watermarkText(scale.low, formatBytes)}.`,
+    );
   if (standby && hasStandby) io.note(`  A standby at ${boxLabel(standby)} takes over when this one dies.`);
   if (standby && !hasStandby)
     io.note(`  The standby at ${boxLabel(standby)} is not ready: bento lb status ${name}`);
