@@ -203,12 +203,15 @@ function plot({ curves, endMs, windowMs, unit, isBinary, line, title }: Plot): s
 <ol class="x" aria-hidden="true">${seconds.map((value) => `<li>${value === 0 ? "now" : `−${value} s`}</li>`).join("")}</ol></div>`;
 }
 
-/** The least of 4, 8, 12, 16, 20, 24, 32, 40, 80, ... (of KiB, MiB, ... where `isBinary`) that is not below: each tick is a round number. */
+/**
+ * The least of 1, 2, 4, 8, 12, 16, 20, 24, 32, 40, 80, ... that is not below, of KiB, MiB, ... where `isBinary`: each of
+ * the four ticks is a number that is easily read.
+ */
 export function niceTop(most: number, isBinary: boolean): number {
-  const power = most < 1000 ? 0 : Math.floor(Math.log(most / 1000) / Math.log(1024)) + 1;
+  const power = most < 1000 ? 1 : Math.max(1, Math.floor(Math.log(most / 1000) / Math.log(1024)) + 1);
   const unit = isBinary ? 1024 ** power : 1;
   for (let digits = 1; ; digits *= 10) {
-    for (const factor of [4, 8, 12, 16, 20, 24, 32]) {
+    for (const factor of [1, 2, 4, 8, 12, 16, 20, 24, 32]) {
       if (factor * digits * unit >= most) return factor * digits * unit;
     }
   }

@@ -52,7 +52,7 @@ export async function lbStatus(
       if (seen.kind !== "answer") continue;
       progress[Symbol.dispose]();
       await keepStandby(cli, found, seen.answer);
-      if (view) view.show(seen.answer, withNames(seen.answer, names));
+      if (view) await view.show(seen.answer, withNames(seen.answer, names));
       else if ("report" in seen.answer) {
         const { report } = seen.answer;
         const { label, kind } = seen.place;
@@ -85,6 +85,8 @@ async function keepStandby(cli: Cli, found: FoundBalancer, answer: Answer): Prom
   if ("standby" in answer) await saveStandby(cli, found.name, answer.standby);
 }
 
+const DRAW_MS = 80;
+
 /** The terminal's page, redrawn in place; without a terminal, or with --json, a line for each answer. */
 class LiveView {
   readonly #cli: Cli;
@@ -92,36 +94,41 @@ class LiveView {
   readonly #history = new History(systemClock);
   #note = "";
   #linesDrawn = 0;
+  #drawnMs = 0;
 
   constructor(cli: Cli, found: FoundBalancer) {
     this.#cli = cli;
     this.#found = found;
   }
 
-  /** @param raw as it came, for programs */
-  show(raw: Answer, answer: Answer): void {
+  /** Waits while whoever reads our output does not. @param raw as it came, for programs */
+  async show(raw: Answer, answer: Answer): Promise<void> {
     const { io } = this.#cli;
     this.#note = "";
     if ("event" in answer) this.#history.addEvent(answer.event);
     if ("report" in answer) this.#history.addReport(answer.report);
+    const line = (value: object) => io.write(Buffer.from(`${JSON.stringify(value)}\n`));
+    const print = (text: string) => io.write(Buffer.from(`${printable(`${now()}  ${text}`)}\n`));
     if (io.json) {
-      if ("event" in raw) io.event({ event: "balancer", ...raw.event });
-      if ("report" in raw) io.event({ event: "report", ...raw.report });
-      return;
-    }
-    if (io.stdout.isTTY) this.#draw();
-    else if ("event" in answer) io.print(printable(`${now()}  ${eventText(answer.event)}`));
-    else if ("report" in answer) io.print(printable(`${now()}  ${plainLine(answer.report)}`));
+      if ("event" in raw) await line({ event: "balancer", ...raw.event });
+      if ("report" in raw) await line({ event: "report", ...raw.report });
+    } else if (io.stdout.isTTY) await this.#draw();
+    else if ("event" in answer) await print(eventText(answer.event));
+    else if ("report" in answer) await print(plainLine(answer.report));
   }
 
   note(text: string): void {
     this.#note = text;
-    if (this.#cli.io.stdout.isTTY && !this.#cli.io.json) this.#draw();
+    if (this.#cli.io.stdout.isTTY && !this.#cli.io.json) void this.#draw();
     else this.#cli.io.note(printable(text));
   }
 
-  #draw(): void {
+  /** Not more often than somebody can see. */
+  async #draw(): Promise<void> {
     const { io } = this.#cli;
+    const nowMs = Date.now();
+    if (nowMs - this.#drawnMs < DRAW_MS && this.#note === "") return;
+    this.#drawnMs = nowMs;
     const { columns = 80, rows = 24 } = io.stdout;
     const head = `${this.#found.name}  ${now()}${this.#note === "" ? "" : `  (${this.#note}; trying again)`}`;
     const lines = [head, ...liveLines(this.#history)].map((line) =>
@@ -130,10 +137,10 @@ class LiveView {
     // What does not fit would scroll, and could not be drawn over any more.
     const shown = lines.slice(0, Math.max(1, rows - 1));
     const below = Math.max(0, this.#linesDrawn - shown.length);
-    if (this.#linesDrawn > 0) io.stdout.write(`\u001b[${this.#linesDrawn}A`);
-    io.stdout.write(shown.map((line, index) => `\r\u001b[K${index === 0 ? io.bold(line) : line}\n`).join(""));
-    io.stdout.write("\r\u001b[K\n".repeat(below));
+    const up = this.#linesDrawn > 0 ? `\u001b[${this.#linesDrawn}A` : "";
+    const text = shown.map((line, index) => `\r\u001b[K${index === 0 ? io.bold(line) : line}\n`).join("");
     this.#linesDrawn = shown.length + below;
+    await io.write(Buffer.from(`${up}${text}${"\r\u001b[K\n".repeat(below)}`));
   }
 }
 

@@ -8,14 +8,16 @@ import { PassThrough, Writable } from "node:stream";
 import { afterEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fakeBalancer } from "../../../test/support/fake-balancer/balancer.ts";
+import type { Outcome } from "../../wire/api.ts";
 import type { LoadBalancerStart, SiteIndex, StandbyPlace } from "../../wire/loadbalancer.ts";
 import { Context } from "../context.ts";
 import { readOnionKey } from "../loadbalancer/onion-key.ts";
 import { RelayDialers } from "../relay-dial.ts";
-import { TEST_POLICY, TestBox, type TestScript } from "../test-box.ts";
+import { TEST_POLICY, TestBox, type TestCall, type TestScript } from "../test-box.ts";
 import type { Cli } from "./cli.ts";
 import { Io } from "./io.ts";
 import { type LbStartOptions, lbStart } from "./lb.ts";
+import { lbResume } from "./lb-resume.ts";
 import { lbStatus } from "./lb-status.ts";
 import { lbScale, lbStop } from "./lb-stop.ts";
 import { shutdown } from "./owner.ts";
@@ -80,6 +82,10 @@ interface FakeBox {
   readonly crash: () => void;
 }
 
+function startOf({ start: { invocation } }: TestCall): LoadBalancerStart {
+  return ("args" in invocation ? invocation.args[0] : undefined) as unknown as LoadBalancerStart;
+}
+
 /** A box whose every function is the fake load balancer. */
 async function balancerBox(
   options: { standby?: () => StandbyPlace; script?: TestScript } = {},
@@ -87,8 +93,7 @@ async function balancerBox(
   const read: FakeBox["read"] = [];
   const crashed = Promise.withResolvers<void>();
   const script: TestScript = async (call) => {
-    const { invocation } = call.start;
-    const start = ("args" in invocation ? invocation.args[0] : undefined) as unknown as LoadBalancerStart;
+    const start = startOf(call);
     const running = fakeBalancer(start, {
       input: call.input,
       send: (text) => call.output(Buffer.from(text)),
@@ -219,6 +224,7 @@ test("lb start: a function that fails, another address, no answer of ours: all o
     });
     assert.deepEqual(box.installed, []);
     assert.deepEqual((await ran.cli.context.read()).balancers, {});
+    assert.deepEqual(await readdir(path.join(ran.dir, "state/onion")), [], "no key of what never served");
   }
 });
 
@@ -228,10 +234,14 @@ function saying(answer: unknown): TestScript {
     const bytes = Buffer.from(typeof answer === "string" ? answer : JSON.stringify(answer));
     for (let at = 0; at < bytes.length; at += 60_000)
       call.output(bytes.subarray(at, at + 60_000), at + 60_000 >= bytes.length);
-    for await (const _ of call.input);
+    for await (const message of call.input) {
+      if (Buffer.from(message).includes('{"stop":true}')) call.output(Buffer.from(STOPPED));
+    }
     return { kind: "returned" };
   };
 }
+
+const STOPPED = JSON.stringify({ stopped: { replicasEnded: 0 } });
 
 test("lb start: Ctrl-C takes back what was installed", async () => {
   const { box } = await balancerBox({ script: saying({ event: { kind: "fenced-off", atMs: 1 } }) });
@@ -251,7 +261,7 @@ test("lb status: one report, as text and as JSON; without a name the only one th
   const ran = await newCli();
   await lbStart(ran.cli, startOptions(ran, fake.box));
   assert.equal(await lbStatus(ran.cli, undefined, STATUS), 0);
-  assert.match(ran.out(), /1 {2,}self {2,}serving {2,}2 {2,}1 MiB\/s/);
+  assert.match(ran.out(), /1 {2,}127\.0\.0\.1:\d+ {2,}serving {2,}2 {2,}1 MiB\/s/);
   const asJson = await newCli({ json: true, dir: ran.dir });
   assert.equal(await lbStatus(asJson.cli, "web", STATUS), 0);
   const said = lastJson(asJson);
@@ -279,6 +289,56 @@ test("lb status --watch: reports until Ctrl-C, and again after another command w
   assert.equal((lastJson(ran)["replicas"] as unknown[]).length, 3);
   ran.abort.abort(new Error("interrupted"));
   assert.equal(await watching, 130);
+});
+
+test("lb status --watch: a broken connection is made again, and reports go on", async () => {
+  const broken = { count: 0 };
+  const script: TestScript = async (call) => {
+    const start = startOf(call);
+    await fakeBalancer(start, {
+      input: call.input,
+      send: (text) => {
+        call.output(Buffer.from(text));
+        if (text.startsWith('{"report"') && broken.count++ === 2) call.breakConnection();
+      },
+    });
+    return { kind: "returned" };
+  };
+  const { box } = await balancerBox({ script });
+  const ran = await newCli({ json: true });
+  await lbStart(ran.cli, startOptions(ran, box));
+  const watching = lbStatus(ran.cli, "web", { ...STATUS, watch: true });
+  const reports = () => lines(ran.out()).filter((line) => line.startsWith('{"event":"report"')).length;
+  await until(() => reports() >= 6);
+  assert.match(ran.err(), /connection/i);
+  ran.abort.abort(new Error("interrupted"));
+  assert.equal(await watching, 130);
+});
+
+test("lb resume: another instance goes on, at the same address, and is found from then on", async () => {
+  const crash = Promise.withResolvers<Outcome>();
+  let first: LoadBalancerStart | undefined;
+  const script: TestScript = async (call) => {
+    const send = (text: string) => call.output(Buffer.from(text));
+    const given = startOf(call);
+    const isResumed = first !== undefined;
+    if (isResumed) assert.deepEqual(given, { resume: true });
+    first ??= given;
+    const running = fakeBalancer(first, { input: call.input, send, isResumed });
+    const returned = running.then((): Outcome => ({ kind: "returned" }));
+    return isResumed ? returned : Promise.race([returned, crash.promise]);
+  };
+  const { box } = await balancerBox({ script });
+  const ran = await newCli();
+  await lbStart(ran.cli, startOptions(ran, box));
+  const before = (await ran.cli.context.read()).balancers["web"];
+  crash.resolve({ kind: "failed", name: "Error", message: "boom", traceback: "" });
+  await assert.rejects(lbStatus(ran.cli, "web", STATUS), { code: "already-ended", message: /boom/ });
+  assert.equal(await lbResume(ran.cli, "web", { direct: true }), 0);
+  const after = (await ran.cli.context.read()).balancers["web"];
+  assert.notEqual(after?.instance, before?.instance);
+  assert.equal(after?.address, before?.address);
+  assert.equal(await lbStatus(ran.cli, "web", STATUS), 0);
 });
 
 test("lb status: what a hostile box reports is refused or shown without harm", async () => {
@@ -310,8 +370,7 @@ test("lb status: what a hostile box reports is refused or shown without harm", a
 /** A load balancer that starts as it should, and answers every question with `answer`, whose report gets the right id. */
 async function watchedBy(answer: object): Promise<Ran> {
   const script: TestScript = async (call) => {
-    const { invocation } = call.start;
-    const start = ("args" in invocation ? invocation.args[0] : {}) as unknown as LoadBalancerStart;
+    const start = startOf(call);
     let isStarted = false;
     const relay = new PassThrough({ objectMode: true });
     void fakeBalancer(start, {
@@ -376,8 +435,7 @@ test("lb stop: ends it, sees that it is gone, forgets it and keeps the key", asy
 
 test("lb stop: a function that claims to have stopped, and has not, is shut down by its token", async () => {
   const script: TestScript = async (call) => {
-    const { invocation } = call.start;
-    const start = ("args" in invocation ? invocation.args[0] : {}) as unknown as LoadBalancerStart;
+    const start = startOf(call);
     await fakeBalancer(start, { input: call.input, send: (text) => call.output(Buffer.from(text)) });
     for await (const _ of call.input);
     return { kind: "returned" };
@@ -404,8 +462,7 @@ test("lb stop: a box that is gone keeps its name, until it is to be forgotten", 
 async function withStandby() {
   const second = await balancerBox({
     script: async (call) => {
-      const { invocation } = call.start;
-      const start = ("args" in invocation ? invocation.args[0] : {}) as unknown as LoadBalancerStart;
+      const start = startOf(call);
       await fakeBalancer(start, {
         role: "standby",
         input: call.input,

@@ -1,12 +1,13 @@
 // `bento lb start`: an onion service whose load is spread over replicas on several boxes. What ends it again is saved before
 // anything is sent; what fails or is interrupted on the way is taken back.
 
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import type { LoadBalancerStart, ScaleSettings, StandbyPlace } from "../../wire/loadbalancer.ts";
 import { type Policy, SELF } from "../../wire/policy.ts";
-import { parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
+import { type InstanceId, parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
 import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
@@ -15,6 +16,7 @@ import { makeOnionKey, type OnionKey, readOnionKey } from "../loadbalancer/onion
 import { balancerPackage, replicaPackage, standbyPackage } from "../loadbalancer/packages.ts";
 import { readSite, type Site } from "../loadbalancer/site.ts";
 import { type BalancerStart, startBalancer } from "../loadbalancer/start.ts";
+import { stopBalancer } from "../loadbalancer/stop.ts";
 import { loadPackage } from "../package-loader.ts";
 import { endFunction } from "./attached.ts";
 import { boxLabel, type Cli, manifestOf, type Reach, savedReach, usage } from "./cli.ts";
@@ -41,6 +43,8 @@ export interface LbStartOptions extends LbReachOptions, ScaleOptions {
   readonly replicaFn: string;
 }
 
+const TAKE_BACK_MS = 8000;
+
 /** What goes up, all of it checked. */
 interface Prepared {
   readonly key: OnionKey;
@@ -63,12 +67,15 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   const names = await namesOfBoxes(cli, boxLabel(primary));
   const undo = new AsyncDisposableStack();
   await using _undo = undo;
+  const { key } = prepared;
+  // Nobody has heard of an address that never served.
+  if (key.isNew) undo.defer(() => rm(path.dirname(key.file), { recursive: true, force: true }));
   let name = "";
   let expiresAt = 0;
   const { hasStandby } = await startBalancer(client, prepared.start, {
     signal: cli.signal,
     onStored: async (stored: StoredFunction, session) => {
-      undo.defer(() => endFunction(client, stored));
+      undo.defer(() => takeBack(client, stored, session.instance, boxLabel(primary)));
       name = await saveFunction(cli, base, stored, primary, isolation);
       undo.defer(() => forgetBalancer(cli, name));
       expiresAt = stored.expiresAt;
@@ -97,6 +104,23 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   undo.move();
   progress[Symbol.dispose]();
   return report(cli, prepared, { name, expiresAt, hasStandby });
+}
+
+/** Replicas may run already: the function is asked to end them, for a moment, and ended in any case. */
+async function takeBack(
+  client: BoxClient,
+  stored: StoredFunction,
+  instance: InstanceId,
+  label: string,
+): Promise<void> {
+  const { shutdownToken } = stored;
+  const place = { kind: "primary", label, client, instance, shutdownToken } as const;
+  try {
+    await stopBalancer([place], { signal: AbortSignal.timeout(TAKE_BACK_MS) });
+  } catch {
+    // Whatever came in between: the token ends the function.
+    await endFunction(client, stored);
+  }
 }
 
 async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
@@ -238,13 +262,15 @@ function report(
   );
   const code = standby && !hasStandby ? EXIT.partial : EXIT.ok;
   if (io.json) return code;
-  const often = `${scale.replicasMin} to ${scale.replicasMax} ${scale.replicasMax === 1 ? "replica" : "replicas"}`;
+  const { replicasMin: least, replicasMax: most } = scale;
+  const often = `${least === most ? most : `${least} to ${most}`} ${most === 1 ? "replica" : "replicas"}`;
   io.note(
     `${io.bold(name)} serves with ${often} on ${boxes.replicas.length} ${boxes.replicas.length === 1 ? "box" : "boxes"}, until ${new Date(expiresAt).toISOString()}.`,
   );
-  io.note(
-    `  One more replica at ${watermarkText(scale.high, formatBytes)}, one less below ${watermarkText(scale.low, formatBytes)}.`,
-  );
+  if (least < most)
+    io.note(
+      `  One more replica at ${watermarkText(scale.high, formatBytes)}, one less below ${watermarkText(scale.low, formatBytes)}.`,
+    );
   if (standby && hasStandby) io.note(`  A standby at ${boxLabel(standby)} takes over when this one dies.`);
   if (standby && !hasStandby)
     io.note(`  The standby at ${boxLabel(standby)} is not ready: bento lb status ${name}`);

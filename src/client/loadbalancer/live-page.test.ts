@@ -155,10 +155,12 @@ test("whoever stays gets what changes", async () => {
 
 test("niceTop: ticks at round numbers", () => {
   const KIB = 1024;
-  assert.equal(niceTop(0, true), 4);
-  assert.equal(niceTop(4, false), 4);
+  assert.equal(niceTop(0, true), KIB);
+  assert.equal(niceTop(0, false), 1);
+  assert.equal(niceTop(0.8, false), 1);
   assert.equal(niceTop(4.1, false), 8);
-  assert.equal(niceTop(300 * KIB, true), 400 * KIB);
-  assert.equal(niceTop(1000 * KIB, true), 4 * KIB * KIB);
+  assert.equal(niceTop(11.5 * KIB * KIB, true), 12 * KIB * KIB);
+  assert.equal(niceTop(300 * KIB, true), 320 * KIB);
+  assert.equal(niceTop(1000 * KIB, true), KIB * KIB);
   assert.equal(niceTop(1e15, true) >= 1e15, true);
 });

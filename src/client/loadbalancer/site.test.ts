@@ -101,6 +101,16 @@ test("readSite: sizes up to the limit, and no further", async () => {
   await assert.rejects(readSite(dir), { code: "usage", message: /at most 256 MiB/ });
 });
 
+test("readSite: as many files as replicas take, and not one more", async () => {
+  const dir = await folder({});
+  const put = (name: number) => writeFile(path.join(dir, String(name)), "");
+  for (let name = 0; name < LoadBalancerLimits.siteFilesMax; name += 100)
+    await Promise.all(Array.from({ length: 100 }, (_, at) => put(name + at)));
+  assert.equal((await readSite(dir)).index.files.length, LoadBalancerLimits.siteFilesMax);
+  await put(LoadBalancerLimits.siteFilesMax);
+  await assert.rejects(readSite(dir), { code: "usage", message: /more than 10000 files/ });
+});
+
 test("readSite: no folder, no files", async () => {
   await assert.rejects(readSite(path.join(base, "none")), { code: "usage", message: /ENOENT/ });
   await assert.rejects(readSite(await folder({})), { code: "usage", message: /no files/ });

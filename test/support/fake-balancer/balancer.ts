@@ -21,6 +21,8 @@ export interface FakeHost {
   readonly standby?: StandbyPlace;
   /** As if it had taken over already: nothing is read before the owner's messages. */
   readonly role?: LoadBalancerReport["role"];
+  /** Goes on where another instance ended: nothing is read, either. */
+  readonly isResumed?: boolean;
   /** Told what was read. */
   readonly onStart?: (read: {
     start: LoadBalancerStart;
@@ -34,7 +36,7 @@ export async function fakeBalancer(start: LoadBalancerStart, host: FakeHost): Pr
   const messages = host.input[Symbol.asyncIterator]();
   const send = async (answer: OwnerAnswer) => host.send(JSON.stringify(answer));
   const role = host.role ?? "primary";
-  if (role === "primary") await readStart(start, messages, host);
+  if (role === "primary" && !host.isResumed) await readStart(start, messages, host);
   const address = onionAddress(readExpandedKey(Buffer.from(start.key, "base64")).publicKey);
   if (role === "primary") {
     await send({
