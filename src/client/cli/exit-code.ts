@@ -24,6 +24,7 @@ export const EXIT_BY_CODE: Readonly<Record<string, ExitCode>> = {
   "cannot-listen": EXIT.invalid,
   "bad-manifest": EXIT.invalid,
   "bad-package": EXIT.invalid,
+  "unknown-source": EXIT.invalid,
   "bad-request": EXIT.invalid,
   "call-unsupported": EXIT.invalid,
   "policy-refused": EXIT.denied,
