@@ -12,6 +12,7 @@ import { BoxClient } from "../client/client.ts";
 import type { BoxEntry } from "../client/context.ts";
 import { directDial } from "../client/dial.ts";
 import { formatSocks } from "../client/tor-dial.ts";
+import type { LinkShape } from "../testnet/plan.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
 import type { Info } from "../wire/api.ts";
@@ -41,6 +42,11 @@ export interface NetworkOptions {
   readonly rateMbit?: number | undefined;
   /** Names of relays whose links are written to trace files. */
   readonly traced?: readonly string[];
+  /** Default 1. */
+  readonly clients?: number;
+  /** As in PlanOptions. */
+  readonly links?: Readonly<Record<string, Partial<LinkShape>>>;
+  readonly bandwidths?: Readonly<Record<string, number>>;
   /** True: survives this process. */
   readonly detached: boolean;
   /** Boxes have onion services unless this is false; they are reached at their relays' addresses then. */
@@ -88,7 +94,9 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       authorities: AUTHORITIES,
       exits,
       relays,
-      clients: 1,
+      clients: options.clients ?? 1,
+      ...(options.links === undefined ? {} : { links: options.links }),
+      ...(options.bandwidths === undefined ? {} : { bandwidths: options.bandwidths }),
       detached: options.detached,
       signal: options.signal,
       ...(options.latencyMs === undefined ? {} : { latencyMs: options.latencyMs }),
