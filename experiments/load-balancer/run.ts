@@ -1,0 +1,83 @@
+// LoadBalancer against one C tor onion service and OnionBalance: `experiments/load-balancer/run [--quick] [part ...]`.
+// README.md says what is measured and what came out. Writes results.json and the charts beside this file.
+
+import { writeFile } from "node:fs/promises";
+import { cpus, loadavg } from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { startBenchNetwork } from "./bench-network.ts";
+import { type Column, TOR_COLUMN } from "./columns.ts";
+import { figure5, writeCharts } from "./figure5.ts";
+import { round } from "./figures.ts";
+import { startOnionBalance } from "./onion-balance.ts";
+
+const { values: flags, positionals } = parseArgs({
+  options: { quick: { type: "boolean", default: false } },
+  allowPositionals: true,
+});
+const NODES = 4;
+const CLIENTS = 13;
+const UPLINK_MBIT = 8;
+const SITE_BYTES = flags.quick ? 3_000_000 : 10_000_000;
+
+const stop = new AbortController();
+process.once("SIGINT", () => stop.abort(new Error("interrupted")));
+process.once("SIGTERM", () => stop.abort(new Error("terminated")));
+const startMs = performance.now();
+const say = (text: string) => {
+  process.stderr.write(`${((performance.now() - startMs) / 1000).toFixed(1).padStart(6)} s  ${text}\n`);
+};
+const wants = (part: string) => positionals.length === 0 || positionals.includes(part);
+
+const load = () => loadavg().map((value) => round(value, 1));
+const summary = {
+  date: new Date().toISOString().slice(0, 16),
+  machine: `${cpus().length} cores of ${cpus()[0]?.model.trim()}`,
+  quick: flags.quick,
+  loadAverageBefore: load(),
+};
+
+const columns = wants("figure5") ? await runFigure5() : [];
+const results = {
+  summary: { ...summary, loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) },
+  columns,
+};
+await writeFile(path.join(import.meta.dirname, "results.json"), `${JSON.stringify(results)}\n`);
+process.exit(0);
+
+async function runFigure5() {
+  const { signal } = stop;
+  await using bench = await startBenchNetwork({
+    nodes: NODES,
+    uplinkMbit: UPLINK_MBIT,
+    relays: 4,
+    // One more waits until each service is there.
+    clients: CLIENTS + 1,
+    siteBytes: SITE_BYTES,
+    say,
+    signal,
+  });
+  const { testnet } = bench.net;
+  const guards = Array.from({ length: NODES }, (_, index) => testnet.node(`e${index}`));
+  const balanced = await startOnionBalance({
+    dir: path.join(bench.dir, "onionbalance"),
+    testnet,
+    guards,
+    target: bench.target,
+    signal,
+  });
+  await using _balanced = balanced;
+  say("onionbalance: backends run");
+  const onionBalance: Column = {
+    name: "onionbalance",
+    title: "OnionBalance, 4 C tor backends",
+    path: "/",
+    start: async () => ({
+      address: balanced.address,
+      [Symbol.asyncDispose]: () => balanced[Symbol.asyncDispose](),
+    }),
+  };
+  const found = await figure5({ bench, columns: [TOR_COLUMN, onionBalance], clients: CLIENTS, say, signal });
+  await writeCharts(import.meta.dirname, found);
+  return found;
+}
