@@ -15,6 +15,9 @@ test("brokenRules: what each room may import", () => {
   assert.deepEqual(broken("functions/a/function.ts", 'import { a } from "../../src/box/box.ts";'), [
     "src/box/box.ts",
   ]);
+  const ours = 'import { a } from "../../src/onion/link/';
+  assert.deepEqual(broken("functions/a/function.ts", `${ours}stream-link.ts";`), []);
+  assert.deepEqual(broken("functions/a/function.ts", `${ours}tls-link.ts";`), ["src/onion/link/tls-link.ts"]);
 });
 
 test("brokenRules: packages, Node's modules and comments do not count", () => {

@@ -3,6 +3,7 @@
 
 import type { Json, Self, Session, Storage } from "bento/function";
 import { type DropboxAnswer, DropboxLimits } from "../../src/wire/dropbox.ts";
+import { within } from "../within.ts";
 import { complete, enter, isUsedUp } from "./ledger.ts";
 import {
   hashOf,
@@ -77,11 +78,11 @@ async function sendContent(
 
 /** Sends, and gives up when nobody was there to read for a long time: an idle Dropbox holds no process. */
 async function sendPatiently(session: Session, bytes: Uint8Array): Promise<void> {
-  const sent = session.send(bytes);
+  const sent = session.send(bytes).then(() => true);
   const stepMs = DropboxLimits.absentMs / 10;
   for (let absentMs = 0; ; absentMs = session.attached ? 0 : absentMs + stepMs) {
     if (absentMs >= DropboxLimits.absentMs) throw new Error("nobody reads: the download was given up");
-    if (await within(stepMs, sent)) return;
+    if (await within(stepMs, sent, () => false)) return;
   }
 }
 
@@ -90,18 +91,8 @@ async function sendPatiently(session: Session, bytes: Uint8Array): Promise<void>
  * says nothing, and may come back with its ticket.
  */
 async function confirmed(session: Session): Promise<boolean> {
-  const said = session[Symbol.asyncIterator]().next();
-  return (await within(DropboxLimits.confirmMs, said)) && !session.signal.aborted;
-}
-
-async function within(durationMs: number, done: Promise<unknown>): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), durationMs);
-  });
-  try {
-    return await Promise.race([done.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  const said = session[Symbol.asyncIterator]()
+    .next()
+    .then(() => true);
+  return (await within(DropboxLimits.confirmMs, said, () => false)) && !session.signal.aborted;
 }

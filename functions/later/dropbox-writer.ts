@@ -2,9 +2,10 @@
 // What is not acknowledged yet is kept here, two parts at most. Protocol: docs/spec/dropbox.md 2.1.
 
 import type { Bento, FarSession } from "bento/function";
+import { ByteQueue } from "../../src/base/byte-queue.ts";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { LaterLimits } from "../../src/wire/later.ts";
-import { within } from "./within.ts";
+import { within } from "../within.ts";
 
 /** A Dropbox that takes or says nothing for this long is asked anew: milliseconds. */
 const STALL_MS = 120_000;
@@ -21,9 +22,8 @@ export class DropboxWriter {
   readonly #bento: Bento;
   readonly #target: { readonly box: string; readonly token: string; readonly put: PutRequest };
   /** What the Dropbox does not keep yet: content from byte `#kept` on. */
-  #pieces: Uint8Array[] = [];
+  readonly #held = new ByteQueue();
   #kept = 0;
-  #length = 0;
   #isEnded = false;
   #failure: Error | undefined;
   readonly #open = Promise.withResolvers<void>();
@@ -54,10 +54,10 @@ export class DropboxWriter {
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += MESSAGE_BYTES) {
       const piece = bytes.slice(at, at + MESSAGE_BYTES);
-      while (!this.#failure && this.#length >= 2 * this.#target.put.partBytes) await this.#changed.promise;
+      while (!this.#failure && this.#held.length >= 2 * this.#target.put.partBytes)
+        await this.#changed.promise;
       if (this.#failure) throw this.#failure;
-      this.#pieces.push(piece);
-      this.#length += piece.length;
+      this.#held.push(piece);
       this.#notify();
     }
   }
@@ -93,12 +93,14 @@ export class DropboxWriter {
     const attempt = { isOver: false };
     try {
       const sealed = this.#readAnswers(session, begun);
-      const sending = this.#sendAll(session, begun.promise, attempt).then(() => within(STALL_MS, sealed));
+      const sending = this.#sendAll(session, begun.promise, attempt).then(() =>
+        within(STALL_MS, sealed, stalled),
+      );
       sending.catch(() => undefined);
       await Promise.race([sealed, sending]);
     } catch (error) {
       // It waits for input that will not come, and the next attempt wants its place.
-      await within(STALL_MS, session.close()).catch(() => undefined);
+      await within(STALL_MS, session.close(), stalled).catch(() => undefined);
       throw error;
     } finally {
       attempt.isOver = true;
@@ -128,16 +130,9 @@ export class DropboxWriter {
 
   /** The Dropbox has everything before byte `at`. */
   #keep(at: number): void {
-    if (!Number.isSafeInteger(at) || at < this.#kept || at > this.#kept + this.#length)
+    if (!Number.isSafeInteger(at) || at < this.#kept || at > this.#kept + this.#held.length)
       throw new Refused("the Dropbox does not have what was put");
-    for (let left = at - this.#kept; left > 0; ) {
-      const [first] = this.#pieces;
-      if (!first) break;
-      if (first.length <= left) this.#pieces.shift();
-      else this.#pieces[0] = first.subarray(left);
-      left -= Math.min(left, first.length);
-    }
-    this.#length -= at - this.#kept;
+    this.#held.drop(at - this.#kept);
     this.#kept = at;
     this.#notify();
   }
@@ -151,9 +146,10 @@ export class DropboxWriter {
     while (!attempt.isOver) {
       // A message on its way when a connection broke may be lost: only asking anew tells where to go on.
       if (session.interruptions > 0) throw new Error("the connection to the Dropbox broke");
-      const piece = this.#pieceAt(at);
+      if (at < this.#kept) throw new Refused("the Dropbox claims what was not sent");
+      const piece = this.#held.viewFrom(at - this.#kept);
       if (piece) {
-        await within(STALL_MS, session.send(piece));
+        await within(STALL_MS, session.send(piece), stalled);
         at += piece.length;
       } else if (this.#isEnded) {
         await session.send(new Uint8Array());
@@ -164,20 +160,15 @@ export class DropboxWriter {
     }
   }
 
-  #pieceAt(offset: number): Uint8Array | undefined {
-    let start = this.#kept;
-    for (const piece of this.#pieces) {
-      if (offset < start + piece.length) return piece.subarray(offset - start);
-      start += piece.length;
-    }
-    return undefined;
-  }
-
   #notify(): void {
     const { resolve } = this.#changed;
     this.#changed = Promise.withResolvers<void>();
     resolve();
   }
+}
+
+function stalled(): never {
+  throw new Error("the Dropbox does not go on");
 }
 
 /** What a box says does not change by asking again; that it was not reached may. */

@@ -49,22 +49,3 @@ export async function countBytes(
     reader.releaseLock();
   }
 }
-
-/** Whether `done` comes within `durationMs`; false when it fails, too. */
-export async function within(durationMs: number, done: Promise<unknown>): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), durationMs);
-  });
-  try {
-    return await Promise.race([
-      done.then(
-        () => true,
-        () => false,
-      ),
-      late,
-    ]);
-  } finally {
-    clearTimeout(timer);
-  }
-}

@@ -4,7 +4,8 @@ import type { Tor, TorCircuit, TorConnection } from "bento/function";
 import { cellIntervalMs } from "../../src/wire/pace.ts";
 import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import { cellsOf, type PosterAnswer, PosterLimits, type PosterRequest } from "../../src/wire/poster.ts";
-import { countBytes, sendCells, within } from "./cells.ts";
+import { within } from "../within.ts";
+import { countBytes, sendCells } from "./cells.ts";
 import { SINK_PORT } from "./sink.ts";
 
 /** After the last cell, what comes back is waited for until nothing came for so long: milliseconds. */
@@ -107,7 +108,8 @@ export class Lane {
       // What does not answer is not waited for: a sink elsewhere need not echo.
       for (let before = -1; before < received; ) {
         before = received;
-        if (await Promise.race([within(QUIET_MS, reading), broke])) break;
+        const ended = reading.then(() => true);
+        if (await Promise.race([within(QUIET_MS, ended, () => false), broke])) break;
       }
     } finally {
       stop.abort();

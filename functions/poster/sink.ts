@@ -3,7 +3,8 @@
 
 import type { TorIncoming, TorOnion, TorOnions } from "bento/function";
 import { cellsOf, PosterLimits, type PosterRequest } from "../../src/wire/poster.ts";
-import { countBytes, sendCells, within } from "./cells.ts";
+import { within } from "../within.ts";
+import { countBytes, sendCells } from "./cells.ts";
 
 /** Any: nobody else is told. */
 export const SINK_PORT = 80;
@@ -39,7 +40,7 @@ export class Sink implements AsyncDisposable {
 
   /** Resolves when all streams have ended, or the last cells were waited for long enough. */
   async settled(): Promise<void> {
-    await within(LAST_MS, Promise.all(this.#running));
+    await within(LAST_MS, Promise.all(this.#running), () => undefined);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -95,7 +96,7 @@ export class Sink implements AsyncDisposable {
       await sending;
       // Closing drops what is under way here: this end has everything, and what it sent goes before the end.
       await incoming.writable.close();
-      await within(LAST_MS, reading);
+      await within(LAST_MS, reading, () => undefined);
     } catch {
       // A broken stream is the lane's to tell.
     } finally {

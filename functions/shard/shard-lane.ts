@@ -3,6 +3,7 @@
 
 import type { Bento, Deployment, FarSession, Package } from "bento/function";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
+import { within } from "../within.ts";
 
 /** A box that moves nothing for this long is given up: milliseconds. */
 const STALL_MS = 120_000;
@@ -63,7 +64,7 @@ export class ShardLane {
       const sealed = this.#awaitSealed(session);
       sealed.catch((error: unknown) => this.fail(error));
       await this.#sendAll(session);
-      await within(STALL_MS, sealed);
+      await within(STALL_MS, sealed, stalled);
       if (!deployment) throw new Error("the box gave no tokens");
       const { invocationToken, shutdownToken, expiresAt } = deployment;
       return { index: this.index, invocationToken, shutdownToken, expiresAt };
@@ -84,7 +85,7 @@ export class ShardLane {
       if (session.interruptions > 0) throw new Error("the connection to the box broke");
       const record = this.#waiting;
       if (record) {
-        await within(STALL_MS, session.send(record));
+        await within(STALL_MS, session.send(record), stalled);
         this.#waiting = undefined;
         this.#notify();
       } else if (this.#sealed) {
@@ -112,14 +113,6 @@ export class ShardLane {
   }
 }
 
-async function within<T>(durationMs: number, wait: Promise<T>): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error("the box does not go on")), durationMs);
-  });
-  try {
-    return await Promise.race([wait, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+function stalled(): never {
+  throw new Error("the box does not go on");
 }

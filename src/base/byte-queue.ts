@@ -1,4 +1,5 @@
-// Bytes that arrived and wait to be cut into frames. Copies only what spans chunks, and only that.
+// Bytes that arrived and wait to be cut into frames, or were sent and wait to be confirmed. Copies only what spans
+// chunks, and only that.
 
 export class ByteQueue {
   #parts: Uint8Array[] = [];
@@ -33,7 +34,14 @@ export class ByteQueue {
   /** Removes and returns the first `count` bytes; undefined while fewer are held. */
   take(count: number): Uint8Array | undefined {
     const bytes = this.peek(count);
-    if (!bytes) return undefined;
+    if (bytes) this.drop(count);
+    return bytes;
+  }
+
+  /** Removes the first `count` bytes. Throws RangeError when fewer are held. */
+  drop(count: number): void {
+    if (!(count >= 0 && count <= this.#length))
+      throw new RangeError(`Cannot drop ${count} bytes: ${this.#length} are held`);
     let whole = 0;
     let left = count;
     for (const part of this.#parts) {
@@ -45,6 +53,16 @@ export class ByteQueue {
     const first = this.#parts[0];
     if (first && left > 0) this.#parts[0] = first.subarray(left);
     this.#length -= count;
-    return bytes;
+  }
+
+  /** A view of the bytes from `offset` on, to the end of their chunk; undefined while none is held there. */
+  viewFrom(offset: number): Uint8Array | undefined {
+    if (!(offset >= 0)) throw new RangeError(`Cannot read from ${offset}: expected 0 or more`);
+    let start = 0;
+    for (const part of this.#parts) {
+      if (offset < start + part.length) return part.subarray(offset - start);
+      start += part.length;
+    }
+    return undefined;
   }
 }

@@ -48,6 +48,7 @@ async function sleepOn(clock: Clock, delayMs: number, signal?: AbortSignal): Pro
     await promise;
   } finally {
     cancel();
+    // Pacers sleep once for each cell: what stayed on their signal would grow with every one.
     signal?.removeEventListener("abort", onAbort);
   }
 }

@@ -172,6 +172,11 @@ box = ["load", "memory", "disk", "network", "instances", "limits"]
 boxes = ["self", "*"]
 [policy.tor]
 routines = ["circuits", "streams", "onions", "events", "directory"]
+[policy.relays]
+enabled = true
+links = 256
+circuits_per_minute = 10000
+bytes = "256GiB"
 [policy.net]
 private_networks_allowed = ["127.${testnet.plan.block}.8.0/24"]
 [warm]

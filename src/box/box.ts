@@ -24,6 +24,7 @@ import { BentoBroker } from "./host/bento.ts";
 import type { RemoteBoxes, RemoteRoutes } from "./host/bento-remote.ts";
 import { Egress } from "./host/egress.ts";
 import { NetBroker } from "./host/net.ts";
+import { RelayBroker } from "./host/relays.ts";
 import { NameResolver } from "./host/resolver.ts";
 import type { HostServices } from "./host/services.ts";
 import { StorageVault } from "./host/storage.ts";
@@ -85,6 +86,7 @@ export class Box implements AsyncDisposable {
   #instances: Instances | undefined;
   #clientTor: ClientTor | undefined;
   #bento: BentoBroker | undefined;
+  #relays: RelayBroker | undefined;
   #addresses: BoxAddresses = { listen: [], exitPort: null, legacy2021: null, onion: null };
   readonly #onionChanged = Promise.withResolvers<void>();
   #disposing: Promise<void> | undefined;
@@ -193,6 +195,7 @@ export class Box implements AsyncDisposable {
     const meter = this.#meter(vault);
     const guests = await this.#openSandbox();
     this.#clientTor = this.#startClientTor();
+    this.#relays = this.#openRelays();
     this.#bento = this.#openBento();
     const instances = owned.use(
       new Instances({
@@ -261,10 +264,21 @@ export class Box implements AsyncDisposable {
         instances: this.#admission.used.instances,
         promisedMemoryBytes: this.#admission.used.memoryBytes,
         storageBytes: vault.bytesUsed,
-        network: { connections: this.#broker.connections, ...this.#broker.traffic },
+        network: this.#egressSoFar(),
         policy: this.#admission.policy,
       }),
     });
+  }
+
+  /** Connections now, and what all of them have carried. */
+  #egressSoFar() {
+    const { connections, traffic } = this.#broker;
+    const links = this.#relays?.traffic;
+    return {
+      connections: connections + (this.#relays?.links ?? 0),
+      receivedBytes: traffic.receivedBytes + (links?.receivedBytes ?? 0),
+      sentBytes: traffic.sentBytes + (links?.sentBytes ?? 0),
+    };
   }
 
   #services(
@@ -280,9 +294,20 @@ export class Box implements AsyncDisposable {
       ...(grant.tor && this.#clientTor
         ? { tor: new FunctionTor({ grant: grant.tor, tor: this.#clientTor, clock: this.#deps.clock }) }
         : {}),
+      ...(grant.relays && this.#relays ? { relays: this.#relays.forInstance(grant.relays) } : {}),
       ...(grant.bento && this.#bento ? { bento: this.#bento.forInstance(functionId, grant.bento) } : {}),
       ...(facts ? { box: facts } : {}),
     };
+  }
+
+  #openRelays(): RelayBroker | undefined {
+    const { policy, relay } = this.#config;
+    if (!policy.relays || !this.#clientTor) return undefined;
+    return new RelayBroker({
+      tor: this.#clientTor,
+      own: () => relay.fingerprint ?? this.#relay?.fingerprint ?? null,
+      clock: this.#deps.clock,
+    });
   }
 
   #openBento(): BentoBroker | undefined {
@@ -316,11 +341,11 @@ export class Box implements AsyncDisposable {
     });
   }
 
-  /** Only where functions may leave through Tor. */
+  /** Only where functions may leave through Tor, or need what it knows of relays. */
   #startClientTor(): ClientTor | undefined {
     const { dataDir, policy, tor } = this.#config;
     const leavesThroughTor = policy.tor ?? policy.bento?.boxes.some((box) => box !== SELF);
-    if (!leavesThroughTor) return undefined;
+    if (!leavesThroughTor && !policy.relays) return undefined;
     const firewall = policy.tor ? { firstHop: firstHopOf(this.#config.onion) } : null;
     const dir = join(dataDir, "client-tor");
     return this.#owned.use(new ClientTor({ config: tor, dir, firewall, ...this.#deps }));

@@ -1,4 +1,5 @@
-// The box's own tor client: how functions leave the box through Tor (`env.bento`, `env.tor`). A process apart from
+// The box's own tor client: how functions leave the box through Tor (`env.bento`, `env.tor`), and whom the box believes
+// about which relays there are (`env.relays`). A process apart from
 // the relay and from the onion service's, so that nothing a function does can touch either, and so that exactly one
 // controller decides over its streams. Started in the background, started again when it dies.
 
@@ -11,6 +12,7 @@ import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { ControlClient } from "../tor/control-client.ts";
 import { TorFirewall } from "../tor/firewall/firewall.ts";
+import { RelayDirectory } from "../tor/firewall/relay-directory.ts";
 import { TorProcess } from "../tor/process.ts";
 import type { SocksAddress } from "../tor/socks.ts";
 import type { OnionConfig, TorConfig } from "./config.ts";
@@ -31,6 +33,10 @@ export interface TorClient {
   readonly exited: Promise<void>;
   /** Functions' way to it (`env.tor`); undefined where the policy grants none. While it is there, no one else may attach streams. */
   readonly firewall: TorFirewall | undefined;
+  /** The consensus as this tor verified it. */
+  readonly directory: RelayDirectory;
+  /** v3idents of the network's authorities, 40 upper-case hex digits; empty: those of the public network. */
+  readonly authorities: readonly string[];
 }
 
 /** Who chooses the first relay of functions' circuits: could they, an author's relay would learn a hidden box's address. */
@@ -118,14 +124,26 @@ export class ClientTor implements AsyncDisposable {
     await control.awaitBootstrap({ signal });
     const connect = (wait?: AbortSignal) => daemon.connect(wait ? { signal: wait } : {});
     const socks = { path };
-    if (!firewall) return { socks, connect, exited: daemon.exited, firewall: undefined };
+    const authorities = await authoritiesOf(control, signal);
+    if (!firewall) {
+      const directory = new RelayDirectory(control, clock);
+      return { socks, connect, exited: daemon.exited, firewall: undefined, directory, authorities };
+    }
     const own = await daemon.connect({ signal });
     const { firstHop } = firewall;
     const opened = undo.use(
       await TorFirewall.open({ control: own, connect, socks, socketDir, firstHop, clock }),
     );
-    return { socks, connect, exited: daemon.exited, firewall: opened };
+    const { directory } = opened;
+    return { socks, connect, exited: daemon.exited, firewall: opened, directory, authorities };
   }
+}
+
+// Sample: 250 DirAuthority=a0 orport=21000 no-v2 v3ident=0123..(40) 127.1.1.1:21001 4567..(40); "250 DirAuthority": none given
+async function authoritiesOf(control: ControlClient, signal: AbortSignal): Promise<readonly string[]> {
+  const conf = await control.getConf(["DirAuthority", "AlternateDirAuthority"], { signal });
+  const lines = [...conf.DirAuthority, ...conf.AlternateDirAuthority];
+  return lines.flatMap((line) => /\bv3ident=([0-9A-Fa-f]{40})\b/u.exec(line)?.[1]?.toUpperCase() ?? []);
 }
 
 /** Below `dir` where paths may be so long, else in the system's place for temporary files. Empty, mode 700. */

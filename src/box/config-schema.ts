@@ -208,6 +208,18 @@ export const boxSchema = section("Configuration of a Bento box.", {
         bytes: bytes.prefault("1GiB").describe("of all streams, both ways together"),
       },
     ),
+    relays: section(
+      "Links to relays of the Tor network, and to nothing else, for functions that speak Tor's protocol themselves. Each number is for one instance.",
+      {
+        enabled: z
+          .boolean("expected true or false")
+          .default(false)
+          .describe("whether functions may have any; a relay sees this machine's address"),
+        links: whole(0, 1000).default(16).describe("at once"),
+        circuits_per_minute: whole(0, 100_000).default(240).describe("circuits begun within a minute"),
+        bytes: bytes.prefault("4GiB").describe("of all links, both ways together"),
+      },
+    ),
     function: section("For each function or instance by itself.", {
       memory: bytes.prefault("128MiB").describe("of one instance"),
       cpu: percent.prefault("100%").describe("of one core, for one instance"),

@@ -76,6 +76,7 @@ export interface PolicyConfig {
   readonly storage: { readonly bytes: number } | null;
   readonly bento: Policy["bento"];
   readonly tor: Policy["tor"];
+  readonly relays: Policy["relays"];
   readonly function: FunctionLimits;
   readonly total: TotalLimits;
   /** Disk for installed functions: bytes. */
@@ -129,7 +130,7 @@ function onionOf(onion: BoxToml["onion"]): OnionConfig {
 }
 
 function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
-  const { net, storage, bento, tor, function: each, total } = policy;
+  const { net, storage, bento, tor, relays, function: each, total } = policy;
   return {
     store: policy.store,
     images: policy.images,
@@ -148,6 +149,9 @@ function policyOf({ policy, sandbox }: BoxToml): PolicyConfig {
     storage: storage.enabled ? { bytes: storage.bytes } : null,
     bento: bento.boxes.length > 0 ? bento : null,
     tor: tor.routines.length > 0 ? torPolicy(tor) : null,
+    relays: relays.enabled
+      ? { links: relays.links, circuitsPerMinute: relays.circuits_per_minute, bytes: relays.bytes }
+      : null,
     function: {
       memoryBytes: each.memory,
       cpuPercent: each.cpu,
@@ -191,6 +195,11 @@ function contradictions(toml: BoxToml): string[] {
   if (toml.onion.mode === "hidden" && policy.box.length > 0) {
     lines.push(
       `policy.box: found ${policy.box.join(", ")}, expected none with onion.mode = "hidden": load and traffic help to find a machine`,
+    );
+  }
+  if (toml.onion.mode === "hidden" && policy.relays.enabled) {
+    lines.push(
+      'policy.relays.enabled: found true, expected false with onion.mode = "hidden": a relay that a function names would see where the box is',
     );
   }
   return lines;

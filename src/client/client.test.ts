@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import type { ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { test } from "node:test";
+import { LEAST_GRANT } from "../../test/support/least-grant.ts";
 import { utf8 } from "../base/bytes.ts";
 import { type Clock, systemClock, TestClock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
@@ -265,19 +266,11 @@ test("BoxClient.store: a box that claims other code was installed is refused", a
         invocationToken: newInvocationToken(),
         shutdownToken: `end-${"A".repeat(43)}`,
         name: "hello",
+        sourceHash: "00",
+        grant: LEAST_GRANT,
+        expiresAt: 1,
       };
-      const limits = {
-        memoryBytes: 1,
-        cpuPercent: 1,
-        pids: 1,
-        tmpBytes: 1,
-        instances: 1,
-        lifetimeMs: 1,
-        runtimeMs: 1,
-        backlogBytes: 1,
-      };
-      const grant = { image: "deno", syscalls: [], box: [], limits };
-      response.writeHead(201).end(JSON.stringify({ ...stored, sourceHash: "00", grant, expiresAt: 1 }));
+      response.writeHead(201).end(JSON.stringify(stored));
       return true;
     },
   });

@@ -38,6 +38,7 @@ export const TEST_POLICY: Policy = {
   net: { exit: ["accept *:*"], connections: 16, bytes: 64 * MIB },
   bento: null,
   tor: null,
+  relays: null,
   storage: { bytes: 16 * MIB },
   box: ["load"],
   packageBytes: 4 * MIB,

@@ -5,7 +5,7 @@ import { type Clock, systemClock } from "../base/clock.ts";
 import type { CircuitRelay } from "./circuit/circuit.ts";
 import { GuardSet } from "./directory/guards.ts";
 import type { Network, Relay } from "./directory/network.ts";
-import { type PathRules, pickPath, pickRelay } from "./directory/path.ts";
+import { mayShare, type PathRules, pickPath, pickRelay } from "./directory/path.ts";
 
 export interface PathsOptions {
   readonly network: Network;
@@ -36,6 +36,26 @@ export class Paths {
   /** To a given relay. `middles`: relays between it and the guard. */
   to(end: CircuitRelay, middles = 1): CircuitRelay[] {
     return pickPath(this.network, { guard: this.#guard(), middles, end, rules: this.#rules });
+  }
+
+  /**
+   * The beginning of a path whose end is not known yet: guard and one middle. Circuits along it can be built ahead of time,
+   * as C tor does; `rest` says how each goes on.
+   */
+  start(): Relay[] {
+    const guard = this.#guard();
+    return [guard, pickRelay(this.network, this.network.relays, "middle", [guard], this.#rules)];
+  }
+
+  /** What leads from the end of `start` to `end`, `end` included; undefined where the two do not suit each other. */
+  rest(start: readonly Relay[], end: CircuitRelay): CircuitRelay[] | undefined {
+    const known = this.network.relayOf(end.identity);
+    const last = start.at(-1);
+    if (!known) return [end];
+    if (last && !mayShare(last, known, this.#rules.distinctSubnets ?? true)) return undefined;
+    // Relays refuse to extend back to the hop that a circuit came from: with only one relay between, the guard is that hop.
+    if (start.length > 2 || start[0]?.fingerprint !== known.fingerprint) return [end];
+    return [pickRelay(this.network, this.network.relays, "middle", [...start, known], this.#rules), end];
   }
 
   /** To an exit that lets this port out. */

@@ -85,6 +85,13 @@ export function acceptsPort({ kind, ports }: ExitSummary, port: number): boolean
   return (kind === "accept") === isListed;
 }
 
+// Sample: "id ed25519 Yj4RDR3wTLT1gHjoe9SyRbA+..(43)", dir-spec 3.3
+/** A relay's Ed25519 identity, 64 hex digits; undefined where the microdescriptor has none. */
+export function parseEd25519(microdescriptor: string): string | undefined {
+  const base64 = /^id ed25519 ([A-Za-z0-9+/]{43})$/mu.exec(microdescriptor)?.[1];
+  return base64 === undefined ? undefined : Buffer.from(base64, "base64").toString("hex");
+}
+
 /** Whom a relay names as of its own operator. */
 export interface Family {
   /** Fingerprints (40 hex digits) and nicknames in lower case. */

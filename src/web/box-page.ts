@@ -5,6 +5,7 @@ import { formatBytes } from "../base/bytes.ts";
 import type { Info } from "../wire/api.ts";
 import type { Policy } from "../wire/policy.ts";
 import { formatDuration } from "../wire/quantity.ts";
+import { escapeHtml } from "./escape-html.ts";
 
 const EXIT_RULES_SHOWN = 12;
 
@@ -27,12 +28,12 @@ export function boxPage(info: Info, policy: Policy): string {
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escape(title)}</title>
+<title>${escapeHtml(title)}</title>
 <style>${STYLE}</style>
 </head>
 <body>
 <main>
-<h1>${escape(info.name)}</h1>
+<h1>${escapeHtml(info.name)}</h1>
 <p class="state">${stateOf(info, policy)}</p>
 <p>This is a Bento box: it runs small programs, <em>functions</em>, for people who reach it through Tor. What a
 function may do is bounded by the policy below. Without evidence from hardware, whoever operates a box can see what
@@ -121,7 +122,7 @@ function totalRows(policy: Policy): Row[] {
 function exitRules(policy: Policy): string {
   if (!policy.net) return "";
   const { exit } = policy.net;
-  const shown = exit.slice(0, EXIT_RULES_SHOWN).map(escape).join("\n");
+  const shown = exit.slice(0, EXIT_RULES_SHOWN).map(escapeHtml).join("\n");
   const more = exit.length - EXIT_RULES_SHOWN;
   const rest = more > 0 ? `\n… and ${more} more` : "";
   return `<p>Exit policy, first match decides:</p>\n<pre><code>${shown}${rest}</code></pre>`;
@@ -129,16 +130,7 @@ function exitRules(policy: Policy): string {
 
 function table(caption: string, rows: readonly Row[]): string {
   const body = rows.map(
-    ([name, value]) => `<tr><th scope="row">${escape(name)}</th><td>${escape(value)}</td></tr>`,
+    ([name, value]) => `<tr><th scope="row">${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`,
   );
-  return `<table>\n<caption>${escape(caption)}</caption>\n<tbody>\n${body.join("\n")}\n</tbody>\n</table>`;
-}
-
-function escape(text: string): string {
-  return text
-    .replaceAll("&", "&amp;")
-    .replaceAll("<", "&lt;")
-    .replaceAll(">", "&gt;")
-    .replaceAll('"', "&quot;")
-    .replaceAll("'", "&#39;");
+  return `<table>\n<caption>${escapeHtml(caption)}</caption>\n<tbody>\n${body.join("\n")}\n</tbody>\n</table>`;
 }

@@ -3,6 +3,7 @@
 // boxes, so all of it is escaped.
 
 import { formatBytes } from "../base/bytes.ts";
+import { escapeHtml } from "./escape-html.ts";
 
 export interface LocalPageView {
   /** What the address bar holds. */
@@ -156,14 +157,4 @@ export function visitText(news: {
     case "failed":
       return news.problem;
   }
-}
-
-/** Text inside elements and quoted attributes. */
-export function escapeHtml(text: string): string {
-  return text
-    .replaceAll("&", "&amp;")
-    .replaceAll("<", "&lt;")
-    .replaceAll(">", "&gt;")
-    .replaceAll('"', "&quot;")
-    .replaceAll("'", "&#39;");
 }

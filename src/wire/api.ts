@@ -118,6 +118,7 @@ const grantSchema = z.strictObject({
       bytes: z.int(),
     })
     .optional(),
+  relays: z.strictObject({ links: z.int(), circuitsPerMinute: z.int(), bytes: z.int() }).optional(),
   box: z.array(z.string()),
   limits: functionLimitsSchema,
 });

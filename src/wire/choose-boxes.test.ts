@@ -21,6 +21,7 @@ const POLICY: Policy = {
   storage: null,
   bento: null,
   tor: null,
+  relays: null,
   box: [],
   packageBytes: 2 ** 20,
   function: {

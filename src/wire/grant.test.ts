@@ -25,6 +25,7 @@ const POLICY: Policy = {
   net: { exit: ["reject *:25", "accept *:*"], connections: 4, bytes: MIB },
   bento: null,
   tor: null,
+  relays: null,
   storage: { bytes: 10 * MIB },
   box: ["load"],
   packageBytes: MIB,

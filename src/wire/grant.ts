@@ -28,6 +28,7 @@ export interface Grant {
   readonly storage?: { readonly bytes: number };
   readonly bento?: BentoGrant;
   readonly tor?: TorGrant;
+  readonly relays?: RelaysGrant;
   readonly box: readonly BoxFact[];
   readonly limits: FunctionLimits;
 }
@@ -68,6 +69,16 @@ export interface TorGrant {
   readonly bytes: number;
 }
 
+/** How one instance may use relays. */
+export interface RelaysGrant {
+  /** At once, those being opened included. */
+  readonly links: number;
+  /** Circuits begun on all links together. */
+  readonly circuitsPerMinute: number;
+  /** Of all links, both ways together. */
+  readonly bytes: number;
+}
+
 export type GrantResult =
   | { readonly kind: "granted"; readonly grant: Grant }
   | { readonly kind: "refused"; readonly refusals: readonly Refusal[] };
@@ -103,6 +114,7 @@ const DEFAULT_TOR = {
   extendsPerMinute: 30,
   bytes: 64 * 2 ** 20,
 } as const;
+const DEFAULT_RELAYS = { links: 8, circuitsPerMinute: 60, bytes: 64 * 2 ** 20 } as const;
 const DEFAULT_BENTO = { invocationsPerFunction: 8, sessions: 16, bytes: 64 * 2 ** 20 } as const;
 
 const asCount = (value: number) => String(value);
@@ -179,6 +191,7 @@ export function grant(
     ...storageGrant(manifest, policy, judge, within),
     ...bentoGrant(manifest, policy, judge, within),
     ...torGrant(manifest, policy, judge, within, members),
+    ...relaysGrant(manifest, policy, judge, within),
   };
   return refusals.length > 0 ? { kind: "refused", refusals } : { kind: "granted", grant: granted };
 }
@@ -326,6 +339,28 @@ function torGrant(
       onions: count("onions"),
       extendsPerMinute: count("extendsPerMinute"),
       bytes: within("tor.bytes", wanted.bytes, offered.bytes, DEFAULT_TOR.bytes, formatBytes),
+    },
+  };
+}
+
+function relaysGrant(
+  { relays: wanted }: Manifest,
+  { relays: offered }: Policy,
+  judge: Judge,
+  within: Within,
+): { relays?: RelaysGrant } {
+  if (!wanted) return {};
+  if (!offered) {
+    judge("relays", "links to relays", "none");
+    return {};
+  }
+  const count = (name: "links" | "circuitsPerMinute") =>
+    within(`relays.${name}`, wanted[name], offered[name], DEFAULT_RELAYS[name], asCount);
+  return {
+    relays: {
+      links: count("links"),
+      circuitsPerMinute: count("circuitsPerMinute"),
+      bytes: within("relays.bytes", wanted.bytes, offered.bytes, DEFAULT_RELAYS.bytes, formatBytes),
     },
   };
 }

@@ -1,9 +1,9 @@
 // What an owner and the `loadbalancer` function say to each other (functions/loadbalancer). Types and numbers alone, so
 // that the function bundles little; each side checks what it relies on.
 //
-//   arguments       [LoadBalancerStart]
+//   arguments       [LoadBalancerStart]; or [LoadBalancerResume] for another instance of the same function
 //   input           bytes, in messages cut anywhere: the replica's package, as JSON; the standby's, where there is one;
-//                   the site. After them one OwnerMessage as JSON in each message.
+//                   the site. After them one OwnerMessage as JSON in each message. After a resume, OwnerMessages alone.
 //   output          one OwnerAnswer as JSON in each message. Reports come only while somebody is attached.
 //
 //   the site        [u32 bytes of the index] [SiteIndex as JSON] [the files' bytes, in the order of the index]
@@ -13,6 +13,13 @@ export const LoadBalancerLimits = {
   siteBytesMax: 256 * 2 ** 20,
   siteFilesMax: 10_000,
   introductionPointsMax: 20,
+  boxesMax: 64,
+  clientsMax: 256,
+  /** Silence of a primary that a standby may be told to wait for: milliseconds. */
+  silentMsMin: 1000,
+  silentMsMax: 600_000,
+  /** Clients that a report tells of, for each replica: those that have sent most of late. */
+  clientsShownMax: 64,
   /** Between two reports to an owner: milliseconds. */
   reportMsMin: 100,
   /** Introductions that wait while no replica can take them; more of them, or older ones, are dropped and counted. */
@@ -22,7 +29,7 @@ export const LoadBalancerLimits = {
 
 /** What a replica carries before it counts as busy; what is left out does not count. */
 export type Watermark = {
-  /** Clients' circuits at once. */
+  /** Clients at once: circuits that have a stream, or had one less than 10 s ago. */
   readonly connections?: number;
   /** Bytes sent per second. */
   readonly bytesPerSecond?: number;
@@ -70,13 +77,23 @@ export type LoadBalancerStart = {
   /** X25519 public keys of the only clients that may come (rend-spec-v3, client authorization): base64. */
   readonly clients?: readonly string[];
   readonly packages: { readonly replicaBytes: number; readonly standbyBytes?: number };
-  /** A second load balancer that takes over when this one is silent. */
-  readonly standby?: { readonly box: string };
+  /** A second load balancer that takes over when this one is silent for so long: milliseconds, 5000 when left out. */
+  readonly standby?: { readonly box: string; readonly silentMs?: number };
 };
 
+/**
+ * Goes on where another instance of this function ended, whatever ended it: same address, same introduction points, the
+ * replicas with their clients. One that still runs is fenced off. The owner has the box start it (`exec`, `run` by token):
+ * boxes end instances after the runtime of their policy, a day unless told otherwise.
+ */
+export type LoadBalancerResume = { readonly resume: true };
+
 export type OwnerMessage =
-  /** A report now, and then one each `everyMs` as long as somebody is attached; 0: this one alone. */
-  | { readonly watch: { readonly everyMs: number } }
+  /**
+   * A report now, and then one each `everyMs` as long as somebody is attached; 0: this one alone. These reports carry `id`,
+   * so that an owner tells them from reports that waited for somebody before.
+   */
+  | { readonly watch: { readonly everyMs: number; readonly id?: number } }
   | { readonly scale: Partial<ScaleSettings> }
   /** Replicas and standby end, the service is left, the function removes itself. */
   | { readonly stop: true };
@@ -84,11 +101,21 @@ export type OwnerMessage =
 /** starting: its box was asked. serving: takes introductions. retiring: takes none, has clients. silent: no report of late. */
 export type ReplicaState = "starting" | "serving" | "retiring" | "silent";
 
+/** One client's circuit, as its replica sees it. */
+export type ClientReport = {
+  /** Told apart from other clients of this replica; says nothing else. */
+  readonly id: number;
+  readonly bytesPerSecond: number;
+  readonly bytesTotal: number;
+  /** Since it came. */
+  readonly ageMs: number;
+};
+
 export type ReplicaReport = {
   readonly id: number;
   readonly box: string;
   readonly state: ReplicaState;
-  /** Clients' circuits now. */
+  /** Clients now, as in Watermark. */
   readonly connections: number;
   readonly bytesPerSecond: number;
   readonly bytesTotal: number;
@@ -98,9 +125,13 @@ export type ReplicaReport = {
   readonly met: number;
   readonly failed: number;
   readonly startedAtMs: number;
+  /** At most `clientsShownMax`. */
+  readonly clients?: readonly ClientReport[];
 };
 
 export type LoadBalancerReport = {
+  /** Of the `watch` that asked for it. */
+  readonly id?: number;
   /** Unix milliseconds. */
   readonly nowMs: number;
   readonly address: string;
@@ -153,4 +184,5 @@ export type OwnerAnswer =
   | { readonly standby: StandbyPlace }
   | { readonly report: LoadBalancerReport }
   | { readonly event: LoadBalancerEvent & { readonly atMs: number } }
-  | { readonly stopped: { readonly replicasEnded: number } };
+  /** The last one. `left`: boxes of replicas that could not be told to end; they do when they have heard nothing for long. */
+  | { readonly stopped: { readonly replicasEnded: number; readonly left?: readonly string[] } };

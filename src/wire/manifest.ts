@@ -134,6 +134,18 @@ export const manifestSchema = z.strictObject({
     })
     .optional()
     .describe("Tor itself, for what the function owns: `env.tor`."),
+  relays: z
+    .strictObject({
+      links: positive.optional().describe("Links at once; 8 when left out."),
+      circuitsPerMinute: positive
+        .optional()
+        .describe("Circuits begun in a minute, each of up to 9 hops; 60 when left out."),
+      bytes: byteCount
+        .optional()
+        .meta({ description: "Of all links, both ways together; 64MiB when left out.", example: "1GiB" }),
+    })
+    .optional()
+    .describe("Links to relays, for functions that speak Tor's protocol themselves: `env.relays`."),
   box: z
     .array(z.enum(BOX_FACTS))
     .max(BOX_FACTS.length)

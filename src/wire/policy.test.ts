@@ -1,17 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { LEAST_LIMITS } from "../../test/support/least-grant.ts";
 import { policySchema } from "./policy.ts";
 
-const LIMITS = {
-  memoryBytes: 1,
-  cpuPercent: 1,
-  pids: 1,
-  tmpBytes: 1,
-  instances: 1,
-  lifetimeMs: 1,
-  runtimeMs: 1,
-  backlogBytes: 1,
-};
 const POLICY = {
   version: 1,
   store: true,
@@ -22,9 +13,10 @@ const POLICY = {
   storage: null,
   bento: null,
   tor: null,
+  relays: null,
   box: [],
   packageBytes: 1,
-  function: LIMITS,
+  function: LEAST_LIMITS,
   total: { functions: 1, instances: 1, memoryBytes: 1, cpuPercent: 1, storageBytes: 1 },
 };
 
@@ -43,9 +35,9 @@ test("policySchema: refuses what a box must not send", () => {
     { images: ["java"] },
     { images: ["deno", "python", "chromium", "deno"] },
     { net: undefined },
-    { function: { ...LIMITS, pids: -1 } },
-    { function: { ...LIMITS, pids: 0.5 } },
-    { function: { ...LIMITS, memoryBytes: 2 ** 53 } },
+    { function: { ...LEAST_LIMITS, pids: -1 } },
+    { function: { ...LEAST_LIMITS, pids: 0.5 } },
+    { function: { ...LEAST_LIMITS, memoryBytes: 2 ** 53 } },
     { more: 1 },
   ]) {
     assert.ok(!accepts(change), JSON.stringify(change));

@@ -118,6 +118,17 @@ export const policySchema = z.strictObject({
       bytes: count,
     })
     .nullable(),
+  /** Links to relays of the Tor network, or null for none. Counts are for one instance. */
+  relays: z
+    .strictObject({
+      /** At once. */
+      links: count,
+      /** Circuits begun on all links together. */
+      circuitsPerMinute: count,
+      /** Of all links, both ways together. */
+      bytes: count,
+    })
+    .nullable(),
   box: z.array(z.enum(BOX_FACTS)).max(BOX_FACTS.length),
   packageBytes: count,
   function: functionLimitsSchema,

@@ -3,15 +3,12 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
-import { systemClock } from "../../src/base/clock.ts";
-import { createLog } from "../../src/base/log.ts";
-import { Box } from "../../src/box/box.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
+import type { Box } from "../../src/box/box.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import { ExitAddressDialer } from "../../src/tor/exit-address.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
@@ -22,6 +19,7 @@ import {
   FrameSplitter,
   prefixLength,
 } from "../../src/wire/session-frame.ts";
+import { startTestnetBox } from "../support/testnet-box.ts";
 
 const EXIT_PORT = 5578;
 
@@ -41,26 +39,16 @@ before(async () => {
         ? [`ExitPolicy accept ${address}:${EXIT_PORT}`, "ExitPolicy accept *:8000", "ExitPolicy reject *:*"]
         : undefined,
   });
-  const torrc = join(temp, "join.torrc");
-  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
-  const control = await net.controlAddress("e1");
-  const config = parseBoxConfig(`
-[box]
-data_dir = "${join(temp, "box")}"
-[relay]
-control = "${control.host}:${control.port}"
-[tor]
-torrc = "${torrc}"
+  box = await startTestnetBox(net, {
+    dir: temp,
+    companion: { relay: "e1", exitPort: EXIT_PORT },
+    toml: `
 [onion]
 mode = "single-hop"
-[exit_port]
-listen = "${net.node("e1").address}:${EXIT_PORT}"
 [sandbox]
 uids = "25000-25099"
-`);
-  const log = createLog((line) => process.stderr.write(line), "error");
-  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
+`,
+  });
 });
 
 after(async () => {

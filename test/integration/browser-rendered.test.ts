@@ -12,16 +12,16 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
-import { browse } from "../../functions/browser/browse.ts";
-import { parseOptions } from "../../functions/browser/options.ts";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
+import { loadPackage } from "../../src/client/package-loader.ts";
 import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
 import { differingShare } from "../support/pictures.ts";
 import { startPaperRelay } from "../support/relay-control.ts";
-import { bundleRendered, RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
+import { RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
+import { staticPage } from "../support/static-page.ts";
 import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
 import { GuestBench } from "./guest-harness.ts";
 
@@ -137,7 +137,7 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
     return server;
   };
   before(async () => {
-    source = await bundleRendered();
+    ({ source } = (await loadPackage("browser-rendered")).package);
     bench = await GuestBench.open("sandbox", 26_000, ["chromium"]);
   });
   after(async () => {
@@ -371,22 +371,6 @@ python = 0
     }
   });
 });
-
-async function staticPage(url: string): Promise<Page> {
-  const output: Uint8Array[] = [];
-  await browse(parseOptions(url), {
-    fetch,
-    send: async (bytes) => {
-      output.push(Uint8Array.from(bytes));
-    },
-    signal: new AbortController().signal,
-  });
-  return receivePage(
-    (async function* () {
-      yield* output;
-    })(),
-  );
-}
 
 /** The digest without scripts against the original with them, in another Chromium. */
 async function looksLike(original: string, page: Page): Promise<void> {

@@ -8,16 +8,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { Browser } from "playwright-core";
-import { browse } from "../../functions/browser/browse.ts";
-import { parseOptions } from "../../functions/browser/options.ts";
 import { CHROMIUM, launchChromium } from "../../src/bin/bench/support/chromium.ts";
 import { writePage } from "../../src/client/digest/page-writer.ts";
-import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
 import { HOSTILE_PAGES } from "../sites/hostile.ts";
 import { SITES } from "../sites/sites.ts";
 import { WebServer } from "../sites/web-server.ts";
 import { CountingProxy, pictureOf } from "../support/page-pictures.ts";
 import { differingShare } from "../support/pictures.ts";
+import { staticPage } from "../support/static-page.ts";
 
 const skip = existsSync(CHROMIUM) ? false : "chromium is not installed";
 
@@ -51,7 +49,7 @@ for (const [name, routes] of Object.entries(SITES)) {
     timeout: 60_000,
   }, async (context) => {
     await using site = await WebServer.start(routes);
-    const page = await fetchPage(`${site.origin}/`);
+    const page = await staticPage(`${site.origin}/`);
     assert.ok(page.verified);
     const countBefore = proxy.requests.length;
     const original = await pictureOf(browser, `${site.origin}/`);
@@ -113,20 +111,4 @@ async function checkHarmless(html: string): Promise<void> {
   } finally {
     await tab.close();
   }
-}
-
-async function fetchPage(url: string): Promise<Page> {
-  const output: Uint8Array[] = [];
-  await browse(parseOptions(url), {
-    fetch,
-    send: async (bytes) => {
-      output.push(Uint8Array.from(bytes));
-    },
-    signal: new AbortController().signal,
-  });
-  return receivePage(
-    (async function* () {
-      yield* output;
-    })(),
-  );
 }

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, stat } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,9 +11,7 @@ import { after, before, test } from "node:test";
 import * as fc from "fast-check";
 import { systemClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
-import { createLog } from "../../src/base/log.ts";
-import { Box } from "../../src/box/box.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
+import type { Box } from "../../src/box/box.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { TorUse } from "../../src/tor/firewall/owner.ts";
 import { OwnerAccount } from "../../src/tor/firewall/owner-account.ts";
@@ -22,6 +20,7 @@ import { socksConnect } from "../../src/tor/socks.ts";
 import { PATHS } from "../../src/wire/api.ts";
 import type { ManifestInput } from "../../src/wire/manifest.ts";
 import { BoxClient, type TestSession } from "../support/box-client.ts";
+import { startTestnetBox } from "../support/testnet-box.ts";
 import { type Move, moves, play, type Rival } from "../support/tor-rivals.ts";
 
 const CIRCUITS = 3;
@@ -38,13 +37,9 @@ const PORTS = { e0: 20_080, e1: 21_080 } as const;
 before(async () => {
   temp = await mkdtemp(join(tmpdir(), "bento-ft-"));
   net = await Testnet.up({ dir: join(temp, "net"), relays: 2, exits: 2, extraTorrc });
-  const torrc = join(temp, "join.torrc");
-  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
-  const config = parseBoxConfig(`
-[box]
-data_dir = "${join(temp, "box")}"
-[tor]
-torrc = "${torrc}"
+  box = await startTestnetBox(net, {
+    dir: temp,
+    toml: `
 [onion]
 mode = "none"
 [policy.tor]
@@ -53,10 +48,8 @@ circuits = ${CIRCUITS}
 extends_per_minute = 1000
 [sandbox]
 uids = "27800-27899"
-`);
-  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  const log = createLog((line) => process.stderr.write(line), "error");
-  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
+`,
+  });
   const [address] = box.addresses.listen;
   client = new BoxClient(address?.kind === "tcp" ? address.port : 0);
   for (const port of Object.values(PORTS)) {

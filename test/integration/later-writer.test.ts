@@ -15,6 +15,8 @@ interface Attempt {
   readonly breakAfter?: number;
   /** What it says first, in place of where it is. */
   readonly first?: object;
+  /** What it says it keeps when the first message has come. */
+  readonly claims?: number;
   readonly error?: Error;
 }
 
@@ -33,7 +35,7 @@ class FakeDropbox {
     run: async () => this.#session(this.#plan(++this.attempts)),
   } as unknown as Bento;
 
-  #session({ breakAfter, first, error }: Attempt): FarSession {
+  #session({ breakAfter, first, claims, error }: Attempt): FarSession {
     if (error) throw error;
     const answers = new TransformStream<object, Uint8Array>(
       {
@@ -52,6 +54,12 @@ class FakeDropbox {
         if (messages++ === breakAfter) {
           await out.close();
           throw Object.assign(new Error("lost"), { code: "input-lost" });
+        }
+        if (messages === 1 && claims !== undefined) {
+          // Once the writer holds as much as it may, and so that it hears of it before it sends more.
+          await new Promise((resolve) => setImmediate(resolve));
+          await out.write({ at: claims });
+          await new Promise((resolve) => setImmediate(resolve));
         }
         part = Buffer.concat([part, message]);
         for (; part.length >= PART_BYTES; part = part.subarray(PART_BYTES)) {
@@ -102,4 +110,10 @@ test("DropboxWriter: a Dropbox that claims what was never sent is not believed",
   const liar = new FakeDropbox(() => ({ first: { at: 1_000_000 } }));
   await assert.rejects(write(liar, Buffer.from("content")), /does not have what was put/);
   assert.equal(liar.attempts, 1);
+});
+
+test("DropboxWriter: nor one that claims what is held here, and not sent yet", async () => {
+  const liar = new FakeDropbox(() => ({ claims: 130_000 }));
+  await assert.rejects(write(liar, randomBytes(600_000)), /claims what was not sent/);
+  assert.deepEqual([liar.attempts, liar.sealed], [1, undefined]);
 });

@@ -3,21 +3,19 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { systemClock } from "../../src/base/clock.ts";
-import { createLog } from "../../src/base/log.ts";
-import { Box } from "../../src/box/box.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
+import type { Box } from "../../src/box/box.ts";
 import { posterPackage } from "../../src/client/cli/poster.ts";
 import { BoxClient, directDial, type Session, type StoredFunction } from "../../src/client/client.ts";
 import { loadPackage } from "../../src/client/package-loader.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import { cellsOf, type PosterAnswer, type PosterCounts, type PosterRequest } from "../../src/wire/poster.ts";
+import { startTestnetBox } from "../support/testnet-box.ts";
 
 const CIRCUITS = 3;
 const SINK_PORT = 20_080;
@@ -40,13 +38,9 @@ before(async () => {
     extraTorrc: ({ name }) =>
       name.startsWith("e") ? [`ExitPolicy accept *:${SINK_PORT}`, "ExitPolicy reject *:*"] : undefined,
   });
-  const torrc = join(temp, "join.torrc");
-  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
-  const config = parseBoxConfig(`
-[box]
-data_dir = "${join(temp, "box")}"
-[tor]
-torrc = "${torrc}"
+  box = await startTestnetBox(net, {
+    dir: temp,
+    toml: `
 [onion]
 mode = "none"
 [policy.tor]
@@ -54,10 +48,8 @@ routines = ["circuits", "streams", "onions"]
 circuits = ${CIRCUITS}
 [sandbox]
 uids = "27600-27699"
-`);
-  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  const log = createLog((line) => process.stderr.write(line), "error");
-  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
+`,
+  });
   const [address] = box.addresses.listen;
   const port = address?.kind === "tcp" ? address.port : 0;
   client = new BoxClient({ address: `127.0.0.1:${port}`, dial: directDial });

@@ -1,10 +1,9 @@
-// A session of the browser-rendered function as it is shipped: bundled, in the sandbox that boxes use, its connections
-// ending in web servers of the test. Names that no server has are refused, as a policy would.
+// A session of the browser-rendered function in the sandbox that boxes use, its connections ending in web servers of the
+// test. Names that no server has are refused, as a policy would.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
-import { build } from "esbuild";
 import manifestInput from "../../functions/browser-rendered/manifest.json" with { type: "json" };
 import { BentoError } from "../../src/base/errors.ts";
 import { type Page, receivePage } from "../../src/client/digest/receive-page.ts";
@@ -13,7 +12,6 @@ import { parseManifest } from "../../src/wire/manifest.ts";
 import { type GuestBench, grantOf, type RunningGuest } from "../integration/guest-harness.ts";
 import type { WebServer } from "../sites/web-server.ts";
 
-const FUNCTION = new URL("../../functions/browser-rendered/function.ts", import.meta.url).pathname;
 const SHELL = "/usr/lib/chromium/chromium-headless-shell";
 
 /** Why tests of the image cannot run here, or false. */
@@ -24,22 +22,6 @@ export const skipRendered =
       ([SHELL, "/usr/bin/chromium"]
         .filter((path) => !existsSync(path))
         .map((path) => `${path} is not installed`)[0] ?? false);
-
-export async function bundleRendered(): Promise<string> {
-  const result = await build({
-    entryPoints: [FUNCTION],
-    bundle: true,
-    write: false,
-    format: "esm",
-    platform: "neutral",
-    mainFields: ["module", "main"],
-    external: ["bento/function", "node:*"],
-    minify: true,
-    legalComments: "none",
-    logLevel: "silent",
-  });
-  return result.outputFiles[0]?.text ?? assert.fail("nothing was bundled");
-}
 
 export class RenderedSession implements AsyncDisposable {
   readonly guest: RunningGuest;

@@ -31,6 +31,7 @@ export function publishedPolicy(config: PolicyConfig, relayExit: readonly string
     storage: config.storage,
     bento: config.bento,
     tor: config.tor,
+    relays: config.relays,
     box: [...config.box],
     packageBytes: config.packageBytes,
     function: config.function,

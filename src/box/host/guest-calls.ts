@@ -94,6 +94,14 @@ const torCalls = [
 const torCallSchema = z.discriminatedUnion("method", torCalls);
 export type TorCall = z.infer<typeof torCallSchema>;
 
+/** spec/guest 5.3. */
+const relaysCalls = [
+  z.strictObject({ method: z.literal("relays.network"), params: z.strictObject({}) }),
+  z.strictObject({ method: z.literal("relays.link"), params: z.strictObject({ fingerprint }) }),
+] as const;
+const relaysCallSchema = z.discriminatedUnion("method", relaysCalls);
+export type RelaysCall = z.infer<typeof relaysCallSchema>;
+
 export const guestCallSchema = z.discriminatedUnion("method", [
   z.strictObject({
     method: z.literal("net.connect"),
@@ -120,6 +128,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
   z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
   ...torCalls,
+  ...relaysCalls,
 ]);
 export type GuestCall = z.infer<typeof guestCallSchema>;
 
@@ -183,6 +192,11 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "tor-onion-bad-address",
   "tor-gone",
   "tor-closed",
+  "relays-refused",
+  "relays-limit",
+  "relays-unreachable",
+  "relays-gone",
+  "relays-closed",
   "not-granted",
   "bad-call",
   "too-many-calls",

@@ -9,6 +9,7 @@ import { CallInput } from "./call-input.ts";
 import type { OpenCall } from "./guest-call-state.ts";
 import type { GuestCall } from "./guest-calls.ts";
 import { type CallAnswer, relay } from "./guest-relay.ts";
+import { carryOutRelays } from "./guest-relays-calls.ts";
 import { carryOutTor } from "./guest-tor-calls.ts";
 import type { FunctionStorage, HostServices, InstanceNet } from "./services.ts";
 
@@ -20,6 +21,7 @@ const TAKES_DATA: ReadonlySet<GuestCall["method"]> = new Set([
   "bento.open",
   "tor.connect",
   "tor.onion.accept",
+  "relays.link",
 ]);
 
 /** Whether the guest may send bytes on the call's id. */
@@ -60,6 +62,9 @@ export async function carryOut(
     case "box.facts":
       answer.reply(await granted(services.box, "box")());
       return;
+    case "relays.network":
+    case "relays.link":
+      return carryOutRelays(call, open, granted(services.relays, "relays"), answer);
     case "self.remove":
       await granted(services.removeSelf, "self")();
       answer.reply(null);

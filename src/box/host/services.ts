@@ -12,6 +12,7 @@ export interface HostServices {
   readonly net?: InstanceNet;
   readonly storage?: FunctionStorage;
   readonly tor?: InstanceTor;
+  readonly relays?: InstanceRelays;
   readonly bento?: InstanceBento;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
@@ -39,6 +40,38 @@ export interface InstanceNet extends AsyncDisposable {
 export interface InstanceTor extends AsyncDisposable {
   /** The instance's part of the tor that runs now. Throws BentoError "tor-gone" when none does for long. */
   use(signal: AbortSignal): Promise<TorUse>;
+}
+
+/** Links of one instance to relays. Counts and closes what it opened. */
+export interface InstanceRelays extends AsyncDisposable {
+  /** Throws BentoError "relays-gone" when the box's tor does not run for long. */
+  network(signal: AbortSignal): Promise<RelayNetwork>;
+  /**
+   * Opens a link to the relay with this fingerprint. Throws BentoError "relays-refused" (not in the consensus),
+   * "relays-limit", "relays-unreachable" (or it is not who it must be) or "relays-gone".
+   */
+  link(fingerprint: string, signal: AbortSignal): Promise<OpenedRelayLink>;
+}
+
+export interface RelayContact {
+  /** 40 upper-case and 64 lower-case hexadecimal digits. */
+  readonly fingerprint: string;
+  readonly ed25519: string;
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface RelayNetwork {
+  readonly own?: RelayContact;
+  readonly directories: readonly RelayContact[];
+  readonly authorities: readonly string[];
+}
+
+/** Cells both ways, as bytes. Ends with BentoError "relays-refused" or "relays-limit" when the function goes too far. */
+export interface OpenedRelayLink {
+  readonly relay: RelayContact;
+  readonly version: number;
+  readonly stream: Duplex;
 }
 
 /** Storage of one function, shared by its instances. Throws BentoError "storage-quota", "storage-key", "storage-exists", "disk-full". */

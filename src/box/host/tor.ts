@@ -45,17 +45,26 @@ export class FunctionTor implements InstanceTor {
   }
 
   async #firewall(signal: AbortSignal): Promise<TorFirewall> {
-    const late = new AbortController();
-    const cancel = this.#account.clock.after(TOR_WAIT_MS, () => {
-      late.abort(new BentoError("tor-gone", "Cannot use tor: the box's tor is not running"));
-    });
-    const both = AbortSignal.any([signal, late.signal]);
-    try {
-      const { firewall } = await orAborted(this.#tor.client(both), both);
-      if (!firewall) throw new BentoError("tor-gone", "Cannot use tor: this box has none for functions");
-      return firewall;
-    } finally {
-      cancel();
-    }
+    const gone = new BentoError("tor-gone", "Cannot use tor: the box's tor is not running");
+    const { firewall } = await runningTor(this.#tor, { clock: this.#account.clock, signal, gone });
+    if (!firewall) throw new BentoError("tor-gone", "Cannot use tor: this box has none for functions");
+    return firewall;
+  }
+}
+
+/** The box's tor as soon as it runs. Throws the signal's reason, or `gone` after TOR_WAIT_MS. */
+export async function runningTor<T>(
+  tor: { client(signal: AbortSignal): Promise<T> },
+  { clock, signal, gone }: { readonly clock: Clock; readonly signal: AbortSignal; readonly gone: BentoError },
+): Promise<T> {
+  const late = new AbortController();
+  const cancel = clock.after(TOR_WAIT_MS, () => {
+    late.abort(gone);
+  });
+  const both = AbortSignal.any([signal, late.signal]);
+  try {
+    return await orAborted(tor.client(both), both);
+  } finally {
+    cancel();
   }
 }

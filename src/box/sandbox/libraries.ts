@@ -2,6 +2,7 @@
 // and no more. Host side; reads only files of the operating system.
 
 import { access } from "node:fs/promises";
+import { join } from "node:path";
 import { readElfNeeds } from "./elf.ts";
 import type { MissingPart, Placement } from "./image.ts";
 
@@ -39,7 +40,7 @@ export async function findLibraries(
   for (const program of programs) await inspect(program);
   for (let name = names.shift(); name !== undefined; name = names.shift()) {
     const path = await firstExisting(
-      [...libraryDirectories(), ...further].map((directory) => `${directory}/${name}`),
+      [...libraryDirectories(), ...further].map((directory) => join(directory, name)),
     );
     if (path === undefined) {
       missing.push({ what: `library ${name}`, fix: `Install the package that contains ${name}.` });

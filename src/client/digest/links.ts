@@ -4,6 +4,7 @@
 
 import { randomUUID } from "node:crypto";
 import { utf8 } from "../../base/bytes.ts";
+import { escapeHtml } from "../../web/escape-html.ts";
 
 export interface FormTarget {
   /** Absolute. */
@@ -65,14 +66,9 @@ export function fillLinks(
     const end = bytes.indexOf(".", at + start.length);
     const link = placed[Number(bytes.toString("latin1", at + start.length, end))];
     const target = link && (link.kind === "form" ? links.formAction(link) : links.linkTo(link.url));
-    parts.push(bytes.subarray(from, at), utf8(escapeAttribute(target ?? "#")));
+    parts.push(bytes.subarray(from, at), utf8(escapeHtml(target ?? "#")));
     from = end + 1;
   }
   parts.push(bytes.subarray(from));
   return Buffer.concat(parts);
-}
-
-function escapeAttribute(text: string): string {
-  const names: Readonly<Record<string, string>> = { "&": "&amp;", '"': "&quot;", "<": "&lt;", ">": "&gt;" };
-  return text.replace(/[&"<>]/g, (character) => names[character] ?? "");
 }

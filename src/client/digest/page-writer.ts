@@ -4,6 +4,7 @@
 // Policy stands in front as the second fence (spec/digest 5).
 
 import { defaultTreeAdapter, html as htmlNames, serialize } from "parse5";
+import { escapeHtml } from "../../web/escape-html.ts";
 import type { ContentRecord, FailureRecord } from "../../wire/digest.ts";
 import { parseHtml } from "../../wire/page/html.ts";
 import { decodeHtml, essenceOf, isHtml, resolveUrl, sniffImage } from "../../wire/page/text.ts";
@@ -203,9 +204,4 @@ function sourceOf(content: PageContent): { html: string; documentUrl: string; im
 
 function message(title: string, detail: string): string {
   return `<!DOCTYPE html><title>${title}</title><h1>${title}</h1><p>${escapeHtml(detail)}</p>`;
-}
-
-function escapeHtml(text: string): string {
-  const names: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-  return text.replace(/[&<>"]/g, (character) => names[character] ?? "");
 }

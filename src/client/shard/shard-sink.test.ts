@@ -17,7 +17,7 @@ test("ShardSink: waits at its bound, goes on when records are confirmed, and end
   assert.equal(pushed, false, "20 of 20 bytes are held");
   sink.confirm(9);
   await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(pushed, false, "a record is held until all of it is confirmed");
+  assert.equal(pushed, false, "11 of 20 bytes are held: one too many");
   sink.confirm(10);
   await third;
   const reader = sink.read(10);

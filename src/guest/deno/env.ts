@@ -7,6 +7,7 @@ import type { Box, Connection, Env, FunctionLog, Json, Net, Storage, StoredValue
 import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { chromiumOf } from "./chromium.ts";
+import { relaysOf } from "./relays.ts";
 import { type Bridge, bridgeSockets } from "./socks.ts";
 import { torOf } from "./tor.ts";
 
@@ -23,6 +24,7 @@ export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: 
     ...(grant.image === "chromium" ? { chromium: chromiumOf(way?.port) } : {}),
     ...(grant.storage ? { storage: storageOf(channel) } : {}),
     ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
+    ...(grant.relays ? { relays: relaysOf(channel) } : {}),
     ...(grant.bento ? { bento: bentoOf(channel) } : {}),
     ...(grant.box.length > 0 ? { box: boxOf(channel) } : {}),
     self: Object.freeze({

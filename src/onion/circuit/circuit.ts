@@ -80,6 +80,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   readonly #hops: HopStack;
   readonly #closed = Promise.withResolvers<BentoError>();
   #ended: BentoError | undefined;
+  #destroyReason: number | undefined;
   #created: PromiseWithResolvers<Cell> | undefined;
   /** By relay command: who waits for one, and from which hop. */
   readonly #awaited = new Map<number, { hop: number; reply: PromiseWithResolvers<Uint8Array> }>();
@@ -162,6 +163,11 @@ export class Circuit implements CellSink, StreamHost, Disposable {
   /** Resolves with the reason when the circuit is gone. Never rejects. */
   get closed(): Promise<BentoError> {
     return this.#closed.promise;
+  }
+
+  /** Why a relay ended the circuit (tor-spec 5.4); undefined while it is open, or when we or the link did. A relay's word. */
+  get destroyReason(): number | undefined {
+    return this.#destroyReason;
   }
 
   get streamCount(): number {
@@ -410,6 +416,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
         this.#handleMessage(this.#hops.open(cell.body));
         return;
       case CELL.destroy:
+        this.#destroyReason = cell.body[0];
         this.#close(closedBy("the first hop", cell.body[0]), false);
         return;
       case CELL.created2:
@@ -442,6 +449,7 @@ export class Circuit implements CellSink, StreamHost, Disposable {
         return;
       case RELAY.truncated:
         // tor-spec 5.4: C tor clients, too, give up the whole circuit.
+        this.#destroyReason = data[0];
         this.#close(closedBy(`hop ${String(index + 1)}`, data[0]), true);
         return;
       default:

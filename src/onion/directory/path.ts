@@ -76,7 +76,8 @@ export function pickRelay(
   return chosen;
 }
 
-function mayShare(a: Relay, b: Relay, distinctSubnets: boolean): boolean {
+/** Whether two relays may stand in one path. */
+export function mayShare(a: Relay, b: Relay, distinctSubnets: boolean): boolean {
   return a.fingerprint !== b.fingerprint && !sameFamily(a, b) && !(distinctSubnets && sameSubnet(a, b));
 }
 

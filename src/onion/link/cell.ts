@@ -75,6 +75,11 @@ export class CellParser {
     return cell && { circuitId: this.#circuitId(cell), command, body: cell.subarray(headBytes + 2) };
   }
 
+  /** Takes what was pushed and not yet cut: for whoever goes on without this parser. */
+  rest(): Uint8Array {
+    return this.#queue.take(this.#queue.length) ?? new Uint8Array(0);
+  }
+
   #circuitId(cell: Uint8Array): number {
     const [a = 0, b = 0, c = 0, d = 0] = cell;
     return this.#idBytes === 2 ? (a << 8) | b : ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;

@@ -8,7 +8,7 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { sha256 } from "../crypto/primitives.ts";
 import type { RelayIdentity } from "./certs-cell.ts";
-import { LinkHandshake } from "./handshake.ts";
+import { LinkHandshake, type LinkOpened } from "./handshake.ts";
 import { Link } from "./link.ts";
 
 export interface LinkTarget {
@@ -22,16 +22,30 @@ export interface LinkTarget {
 /** TCP, TLS and link handshake together. C tor gives up after about as long. */
 export const LINK_OPEN_MS = 30_000;
 
+export interface OpenLinkOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly clock?: Clock;
+}
+
 /** Connects and authenticates. Throws BentoError `onion-unreachable`, ProtocolError, or the signal's reason. */
-export async function openLink(
+export async function openLink(target: LinkTarget, options: OpenLinkOptions = {}): Promise<Link> {
+  return openLinkSocket(target, options, carry);
+}
+
+/**
+ * As `openLink`, for whoever moves the cells in another way. `take` gets the authenticated connection in the turn in which
+ * the handshake ended: it must listen to its events at once, and what came with the handshake's last cell waits in the parser.
+ */
+export async function openLinkSocket<T>(
   target: LinkTarget,
-  options: { readonly signal?: AbortSignal | undefined; readonly clock?: Clock } = {},
-): Promise<Link> {
+  options: OpenLinkOptions,
+  take: (socket: TLSSocket, opened: LinkOpened) => T,
+): Promise<T> {
   const clock = options.clock ?? systemClock;
   options.signal?.throwIfAborted();
   if (isIP(target.host) === 0)
     throw new BentoError("onion-unreachable", `Cannot open link: "${target.host}" is no address`);
-  const { promise, resolve, reject } = Promise.withResolvers<Link>();
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
   const socket = connect({
     host: target.host,
     port: target.port,
@@ -59,7 +73,17 @@ export async function openLink(
     reject(new BentoError("onion-unreachable", "Cannot open link: the relay closed the connection"));
   });
   socket.once("secureConnect", () => {
-    shakeHands(socket, target, clock, resolve, reject);
+    shakeHands(
+      socket,
+      target,
+      clock,
+      (opened) => {
+        socket.removeAllListeners("error");
+        socket.removeAllListeners("close");
+        resolve(take(socket, opened));
+      },
+      reject,
+    );
   });
   try {
     return await promise;
@@ -76,7 +100,7 @@ function shakeHands(
   socket: TLSSocket,
   target: LinkTarget,
   clock: Clock,
-  resolve: (link: Link) => void,
+  done: (opened: LinkOpened) => void,
   reject: (reason: unknown) => void,
 ): void {
   const certificate = socket.getPeerCertificate().raw;
@@ -91,8 +115,7 @@ function shakeHands(
       if (send.length > 0) socket.write(send);
       if (!opened) return;
       socket.off("data", onData);
-      const link = carry(socket, opened);
-      resolve(link);
+      done(opened);
     } catch (error) {
       reject(error);
     }
@@ -102,7 +125,7 @@ function shakeHands(
 }
 
 /** From here on the socket's events are the link's. */
-function carry(socket: TLSSocket, opened: ConstructorParameters<typeof Link>[0]): Link {
+function carry(socket: TLSSocket, opened: LinkOpened): Link {
   const link = new Link(opened, {
     write: (bytes) => socket.write(bytes),
     close: () => {
@@ -111,8 +134,6 @@ function carry(socket: TLSSocket, opened: ConstructorParameters<typeof Link>[0])
       socket.destroySoon();
     },
   });
-  socket.removeAllListeners("error");
-  socket.removeAllListeners("close");
   socket.on("data", (chunk: Uint8Array) => {
     link.receive(chunk);
   });

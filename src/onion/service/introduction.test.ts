@@ -87,7 +87,7 @@ test("a replayed introduction is refused, also after others; a new one is not", 
 
 test("a replay cache takes as many as it may, then nothing; what does not open takes no place", () => {
   const secrets = generateIntroductionSecrets();
-  const replays = new ReplayCache(2);
+  const replays = new ReplayCache({ entriesMax: 2 });
   const garbage = introduce(secrets).body;
   garbage[garbage.length - 1] = (garbage.at(-1) ?? 0) ^ 1;
   assert.throws(() => readIntroduction(garbage, secrets, [subcredential], replays), {

@@ -60,11 +60,24 @@ export function encodeEstablishIntro({ auth }: IntroductionSecrets, nonce: Uint8
 
 /** Introductions that one point has brought: a copy of one opens no second circuit (rend-spec-v3 3.3). */
 export class ReplayCache {
-  readonly #seen = new Set<string>();
+  readonly #seen: Set<string>;
   readonly #entriesMax: number;
+  readonly #onAdded: (entry: Uint8Array) => void;
 
-  constructor(entriesMax: number = REPLAY_CACHE_ENTRIES_MAX) {
-    this.#entriesMax = entriesMax;
+  /**
+   * @param options.seen entries that `onAdded` told of, in an earlier life of the same keys: 16 bytes each.
+   * @param options.onAdded called with each new entry, for whoever keeps them.
+   */
+  constructor(
+    options: {
+      readonly entriesMax?: number;
+      readonly seen?: Iterable<Uint8Array>;
+      readonly onAdded?: (entry: Uint8Array) => void;
+    } = {},
+  ) {
+    this.#entriesMax = options.entriesMax ?? REPLAY_CACHE_ENTRIES_MAX;
+    this.#onAdded = options.onAdded ?? (() => undefined);
+    this.#seen = new Set(Array.from(options.seen ?? [], keyOf));
   }
 
   /** Nothing more is let through: the point must be given up for one with new keys. */
@@ -75,13 +88,21 @@ export class ReplayCache {
   /** Throws BentoError `onion-replay` for what was there before, and `onion-replay-full`. */
   add(encrypted: Uint8Array): void {
     // 16 bytes: nobody finds another introduction with the same ones, and it would only be dropped.
-    const key = Buffer.from(sha256(encrypted)).toString("latin1", 0, 16);
+    const entry = plain(sha256(encrypted).subarray(0, REPLAY_ENTRY_BYTES));
+    const key = keyOf(entry);
     if (this.#seen.has(key))
       throw new BentoError("onion-replay", "Cannot take introduction: it was there before");
     if (this.isFull)
       throw new BentoError("onion-replay-full", "Cannot take introduction: its point is worn out");
     this.#seen.add(key);
+    this.#onAdded(entry);
   }
+}
+
+export const REPLAY_ENTRY_BYTES = 16;
+
+function keyOf(entry: Uint8Array): string {
+  return Buffer.from(entry).toString("latin1");
 }
 
 /** What a client asked for in an introduction, not yet answered. */

@@ -7,6 +7,7 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type Log, silentLog } from "../../base/log.ts";
 import type { Circuit } from "../circuit/circuit.ts";
+import { DESTROY_REASON } from "../circuit/relay-message.ts";
 import { vegasParameters } from "../circuit/vegas.ts";
 import type { CircuitBuilder } from "../circuit-builder.ts";
 import { blindKey, type ExpandedKey, type TimePeriod } from "../crypto/blinding.ts";
@@ -39,12 +40,24 @@ export interface OnionServiceOptions extends PeriodOptions {
   readonly paths: Paths;
   readonly identity: ExpandedKey;
   /** Called for each genuine introduction, replays left out. Must not throw. */
-  readonly onIntroduction: (material: RendezvousMaterial) => void;
+  readonly onIntroduction: (material: RendezvousMaterial, point: IntroductionPoint) => void;
+  /** An introduction that was not answered, by the code of its error: it did not open, or was there before. */
+  readonly onRefused?: (code: string) => void;
+  /** Told of each introduction, 16 bytes: whoever keeps them for `KnownPoint.seen` keeps replays out of a next life, too. */
+  readonly onSeen?: (point: IntroductionPoint, entry: Uint8Array) => void;
+  readonly onPointClaimed?: (point: IntroductionPoint) => void;
   /**
    * A point's circuit is gone. `replace` (the default): claim another with new keys, and publish. `leave`: somebody else
    * may hold it now, such as a standby with the same keys, whom a replacement would work against.
    */
-  readonly onPointLost?: (point: IntroductionPoint) => "replace" | "leave";
+  readonly onPointLost?: (
+    point: IntroductionPoint,
+    loss: PointLoss,
+  ) => PointLostAnswer | Promise<PointLostAnswer>;
+  /** Awaited before points that are new are published: what is kept nowhere could not be claimed in a next life. */
+  readonly onPoints?: (points: readonly IntroductionPoint[]) => Promise<void>;
+  /** Both descriptors are out. */
+  readonly onPublished?: (published: Published) => void;
   /** Default 3. */
   readonly introductionPoints?: number;
   /** X25519 public keys of the only clients that may come; none: everybody. */
@@ -57,6 +70,36 @@ export interface OnionServiceOptions extends PeriodOptions {
 export interface IntroductionPoint {
   readonly relay: Relay;
   readonly secrets: IntroductionSecrets;
+}
+
+/** A point of an earlier life, or of a primary whose standby this is. */
+export interface KnownPoint extends IntroductionPoint {
+  /** Open, and ends at the point's relay; the service's from then on. Otherwise one is built. */
+  readonly circuit?: Circuit | undefined;
+  /** What `onSeen` told of: not answered again. */
+  readonly seen?: Iterable<Uint8Array>;
+}
+
+export interface PointLoss {
+  readonly reason: BentoError;
+  /** The relay says that it ended the circuit in good order: so it does when somebody else has claimed the point. */
+  readonly isClaimed: boolean;
+}
+
+/** When, in Unix milliseconds, and at which directories: what says when they must be published again. */
+export interface Published {
+  readonly atMs: number;
+  readonly places: string;
+}
+
+export type PointLostAnswer = "replace" | "leave";
+
+export interface StartOptions {
+  /** They are claimed; nothing is published unless none can be. */
+  readonly known?: readonly KnownPoint[];
+  /** What `onPublished` told of the descriptors with these points. */
+  readonly published?: Published | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface Claimed extends IntroductionPoint {
@@ -99,21 +142,20 @@ export class OnionService implements Disposable {
   }
 
   /**
-   * Claims introduction points and publishes; resolves when both descriptors are at a directory each at least.
-   * @param known points of an earlier life or of a primary whose standby this is; they are claimed, and nothing else.
+   * Claims introduction points and publishes; resolves when both descriptors are at a directory each at least. With points
+   * that are known, claims those and resolves when the first is claimed; those that cannot be are replaced.
    * Throws BentoError `onion-service`.
    */
-  static async start(
-    options: OnionServiceOptions,
-    start: { readonly known?: readonly IntroductionPoint[]; readonly signal?: AbortSignal | undefined } = {},
-  ): Promise<OnionService> {
+  static async start(options: OnionServiceOptions, start: StartOptions = {}): Promise<OnionService> {
     const service = new OnionService(options);
     try {
-      await (start.known
-        ? Promise.all(start.known.map(async (point) => service.#claim(point, start.signal)))
-        : service.#claimFirst(start.signal));
-      if (start.known) service.#scheduleRepublication();
-      else await service.publish(start.signal);
+      if (await service.#claimKnown(start)) {
+        service.#published = start.published?.places ?? "";
+        service.#scheduleRepublication(start.published?.atMs);
+      } else {
+        await service.#claimFirst(start.signal);
+        await service.publish(start.signal);
+      }
       return service;
     } catch (error) {
       service[Symbol.dispose]();
@@ -151,6 +193,24 @@ export class OnionService implements Disposable {
     this.#points.clear();
   }
 
+  /** Whether any was claimed. */
+  async #claimKnown({ known = [], signal }: StartOptions): Promise<boolean> {
+    const claims = known.map(async (point) => this.#claim(point, signal, point));
+    try {
+      await Promise.any(claims);
+    } catch {
+      signal?.throwIfAborted();
+      return false;
+    }
+    for (const [index, claim] of claims.entries()) {
+      const point = known[index];
+      claim.catch(async () => {
+        if (point) await this.#replace(point);
+      });
+    }
+    return true;
+  }
+
   /** Relays fail: each point has some tries, at a relay that no other point has. */
   async #claimFirst(signal: AbortSignal | undefined): Promise<void> {
     const count = Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
@@ -169,26 +229,38 @@ export class OnionService implements Disposable {
     await Promise.all(Array.from({ length: count }, async () => claimOne(CLAIM_TRIES)));
   }
 
-  async #claim(point: IntroductionPoint, signal?: AbortSignal): Promise<void> {
+  async #claim(
+    { relay, secrets }: IntroductionPoint,
+    signal?: AbortSignal,
+    { circuit: ready, seen = [] }: Partial<KnownPoint> = {},
+  ): Promise<void> {
     const both = signal ? AbortSignal.any([signal, this.#ended.signal]) : this.#ended.signal;
-    const { builder, paths } = this.#options;
-    const path = paths.to(point.relay);
-    const circuit = await this.#built(builder.build(path, { signal: both }), path);
-    const replays = new ReplayCache();
+    const { onSeen, onPointClaimed } = this.#options;
+    const point = { relay, secrets };
+    const circuit = ready?.isOpen === true ? ready : await this.#circuitTo(relay, both);
+    const replays = new ReplayCache({ seen, onAdded: (entry) => onSeen?.(point, entry) });
     let left = between(INTRODUCTIONS_MAX);
     const onIntroduce = (body: Uint8Array) => {
-      this.#introduced(body, point.secrets, replays);
+      this.#introduced(body, point, replays);
       // Worn out: its loss brings a new one.
       if (--left === 0 || replays.isFull) circuit.destroy();
     };
     try {
-      await claimIntroductionPoint(circuit, point.secrets, { onIntroduce, signal: both });
+      await claimIntroductionPoint(circuit, secrets, { onIntroduce, signal: both });
     } catch (error) {
       circuit.destroy();
       throw error;
     }
     this.#points.set(point, { ...point, circuit });
-    void circuit.closed.then(async () => this.#lost(point));
+    onPointClaimed?.(point);
+    void circuit.closed.then(async (reason) =>
+      this.#lost(point, { reason, isClaimed: circuit.destroyReason === DESTROY_REASON.finished }),
+    );
+  }
+
+  async #circuitTo(relay: Relay, signal: AbortSignal): Promise<Circuit> {
+    const path = this.#options.paths.to(relay);
+    return this.#built(this.#options.builder.build(path, { signal }), path);
   }
 
   async #built(building: Promise<Circuit>, path: ReturnType<Paths["to"]>): Promise<Circuit> {
@@ -203,23 +275,28 @@ export class OnionService implements Disposable {
     }
   }
 
-  #introduced(body: Uint8Array, secrets: IntroductionSecrets, replays: ReplayCache): void {
+  #introduced(body: Uint8Array, point: IntroductionPoint, replays: ReplayCache): void {
     let material: RendezvousMaterial;
     try {
-      material = readIntroduction(body, secrets, this.#subcredentials(), replays).finish();
+      material = readIntroduction(body, point.secrets, this.#subcredentials(), replays).finish();
     } catch (error) {
       // rend-spec-v3 3.3.2: what does not open is dropped; so is what came before. Neither is the point's fault.
       if (!(error instanceof BentoError)) throw error;
       this.#log.debug("introduction dropped", { code: error.code });
+      this.#options.onRefused?.(error.code);
       return;
     }
-    this.#options.onIntroduction(material);
+    this.#options.onIntroduction(material, point);
+  }
+
+  async #lost(point: IntroductionPoint, loss: PointLoss): Promise<void> {
+    if (!this.#points.delete(point)) return;
+    const answer = (await this.#options.onPointLost?.(point, loss)) ?? "replace";
+    if (answer === "replace") await this.#replace(point);
   }
 
   /** Another point takes a lost one's place, however long that takes. */
-  async #lost(point: IntroductionPoint): Promise<void> {
-    if (!this.#points.delete(point)) return;
-    if (this.#options.onPointLost?.(point) === "leave") return;
+  async #replace(point: IntroductionPoint): Promise<void> {
     for (let waitMs = RETRY_MS; !this.#ended.signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
         const others = [...this.#points.keys()].map(({ relay }) => relay);
@@ -239,8 +316,10 @@ export class OnionService implements Disposable {
     both.throwIfAborted();
     const places = servicePlaces(this.#options.paths.network.consensus, this.#options);
     const published = this.#placesText();
+    await this.#options.onPoints?.(this.introductionPoints);
     await Promise.all(places.map(async (place) => this.#publishAt(place, both)));
     this.#published = published;
+    this.#options.onPublished?.({ atMs: this.#clock.now(), places: published });
     this.#scheduleRepublication();
   }
 
@@ -300,10 +379,13 @@ export class OnionService implements Disposable {
     });
   }
 
-  #scheduleRepublication(): void {
+  /** @param publishedAtMs in an earlier life: directories forget the descriptor when its time is over, not ours. */
+  #scheduleRepublication(publishedAtMs?: number): void {
     this.#stopTimer();
     if (this.#ended.signal.aborted) return;
-    this.#stopTimer = this.#clock.after(between(REPUBLISH_MS), () => {
+    const nowMs = this.#clock.now();
+    const ageMs = Math.max(0, nowMs - (publishedAtMs ?? nowMs));
+    this.#stopTimer = this.#clock.after(Math.max(0, between(REPUBLISH_MS) - ageMs), () => {
       this.publish().catch((error: unknown) => {
         this.#log.warn("onion service not published", { error: messageOf(error) });
         this.#scheduleRepublication();

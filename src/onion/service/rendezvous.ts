@@ -11,18 +11,31 @@ import type { RendezvousMaterial } from "./handover.ts";
 import { onionHopKeys } from "./hs-ntor.ts";
 
 export interface MeetOptions {
-  readonly builder: CircuitBuilder;
-  /** Ends at the material's rendezvous point. A guard that is the rendezvous point itself needs two relays between. */
-  readonly path: readonly CircuitRelay[];
   /** Consensus parameters: both sides go by them. */
   readonly parameters: ReadonlyMap<string, number>;
   readonly onStream: (stream: IncomingStream) => void;
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface MeetAlongOptions extends MeetOptions {
+  readonly builder: CircuitBuilder;
+  /** Ends at the material's rendezvous point. A guard that is the rendezvous point itself needs two relays between. */
+  readonly path: readonly CircuitRelay[];
+}
+
 /** Builds the circuit and answers the client on it. The circuit is the caller's; it closes when the client leaves. */
-export async function meetClient(material: RendezvousMaterial, options: MeetOptions): Promise<Circuit> {
+export async function meetClient(material: RendezvousMaterial, options: MeetAlongOptions): Promise<Circuit> {
   const circuit = await options.builder.build(options.path, { signal: options.signal });
+  answerClient(circuit, material, options);
+  return circuit;
+}
+
+/** Answers the client on a circuit that ends at the material's rendezvous point. The circuit stays the caller's. */
+export function answerClient(
+  circuit: Circuit,
+  material: RendezvousMaterial,
+  options: Pick<MeetOptions, "parameters" | "onStream">,
+): void {
   const rendezvous = circuit.hopCount - 1;
   const congestion = material.usesCongestionControl
     ? vegasParameters(options.parameters, "onion")
@@ -31,5 +44,4 @@ export async function meetClient(material: RendezvousMaterial, options: MeetOpti
   circuit.sendTo(rendezvous, RELAY.rendezvous1, concat([material.cookie, material.handshake]));
   circuit.addOnionHop(onionHopKeys(material.keySeed), "service", congestion);
   circuit.onStream(rendezvous + 1, options.onStream);
-  return circuit;
 }

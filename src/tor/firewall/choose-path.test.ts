@@ -18,6 +18,7 @@ function relay(number: number, more: Partial<Relay> = {}): Relay {
     bandwidth: 1,
     exit: null,
     country: null,
+    ed25519: null,
     family: NO_FAMILY,
     ...more,
   };

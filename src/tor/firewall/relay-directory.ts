@@ -10,6 +10,7 @@ import {
   type ExitSummary,
   type Family,
   type ListedRelay,
+  parseEd25519,
   parseExitSummary,
   parseFamily,
   parseRelays,
@@ -22,9 +23,11 @@ export interface Relay extends Omit<ListedRelay, "digest"> {
   readonly country: string | null;
 }
 
-/** With what paths are chosen by, beside. */
+/** With what paths are chosen by and relays are recognised by, beside. */
 export interface DirectoryRelay extends Relay {
   readonly family: Family;
+  /** Ed25519 identity, 64 hex digits in lower case; null: its microdescriptor is not here yet. */
+  readonly ed25519: string | null;
 }
 
 /** Real ones have some KiB, of which the family is most. */
@@ -66,12 +69,16 @@ export class RelayDirectory {
     const listed = parseRelays((await this.#control.getInfo(["ns/all"]))["ns/all"]);
     const descriptors = await this.#descriptors();
     const countries = await this.#countries(listed);
-    return listed.map(({ digest, ...relay }) => ({
-      ...relay,
-      exit: parseExitSummary(descriptors.get(digest ?? "") ?? "") ?? null,
-      family: parseFamily(descriptors.get(digest ?? "") ?? ""),
-      country: countries.get(relay.addresses[0] ?? "") ?? null,
-    }));
+    return listed.map(({ digest, ...relay }) => {
+      const descriptor = descriptors.get(digest ?? "") ?? "";
+      return {
+        ...relay,
+        exit: parseExitSummary(descriptor) ?? null,
+        family: parseFamily(descriptor),
+        ed25519: parseEd25519(descriptor) ?? null,
+        country: countries.get(relay.addresses[0] ?? "") ?? null,
+      };
+    });
   }
 
   /** Microdescriptors by their digest as `ns/all` writes it. */

@@ -1,0 +1,402 @@
+// All replicas: which of them gets the next client, when another one is started and when one is retired, and on which box.
+// Boundary: boxes that refuse, die or are slow. Nothing here waits for one of them while clients do.
+
+import type { Bento, FarSession, Json, Package } from "bento/function";
+import { orAborted } from "../../src/base/abort.ts";
+import type { Clock } from "../../src/base/clock.ts";
+import { messageOf, systemCode } from "../../src/base/errors.ts";
+import type {
+  LoadBalancerEvent,
+  ReplicaReport,
+  ScaleSettings,
+  Watermark,
+} from "../../src/wire/loadbalancer.ts";
+import type { ReplicaStart } from "../replica/protocol.ts";
+import type { Introduction } from "./introductions.ts";
+import { type ReplicaHost, ReplicaLink } from "./replica-link.ts";
+import type { KeptHome, KeptReplica } from "./state.ts";
+
+export interface ReplicaSetParts {
+  readonly bento: Bento;
+  readonly clock: Clock;
+  readonly epoch: number;
+  readonly boxes: readonly string[];
+  readonly pack: Package;
+  /** Argument of a new replica. */
+  readonly start: ReplicaStart;
+  readonly site: () => AsyncIterable<Uint8Array>;
+  readonly nextId: () => number;
+  readonly onEvent: (event: LoadBalancerEvent) => void;
+  /** Some replica may take introductions again. */
+  readonly onRoom: () => void;
+  /** An introduction that was given in vain. */
+  readonly onAgain: (introduction: Introduction) => void;
+  /** To be kept. Resolves when it is. */
+  readonly onChange: (kept: {
+    readonly homes: KeptHome[];
+    readonly replicas: KeptReplica[];
+  }) => Promise<void>;
+  readonly uniform?: () => number;
+}
+
+/** All of the marks that are set must have been undercut for this long before a replica is retired. */
+export const LOW_HOLD_MS = 10_000;
+/** After a box has refused, or a replica on it was lost, it is not asked for this long; doubled each time. */
+export const REFUSED_MS = 5000;
+export const REFUSED_MS_MAX = 300_000;
+/** A replica that does not serve after this long is given up. */
+export const START_MS = 120_000;
+
+interface Home {
+  readonly invocationToken: string;
+  readonly shutdownToken: string;
+}
+
+interface Starting {
+  readonly id: number;
+  readonly box: string;
+  readonly atMs: number;
+}
+
+export class ReplicaSet {
+  readonly #parts: ReplicaSetParts;
+  readonly #links = new Map<number, ReplicaLink>();
+  /** Asked for, not attached yet. */
+  readonly #asking = new Map<number, Starting>();
+  readonly #homes = new Map<string, Home>();
+  readonly #refusals = new Map<string, { readonly untilMs: number; readonly waitMs: number }>();
+  readonly #ended = new AbortController();
+  #scale: ScaleSettings;
+  #tellsClients = false;
+  #lowSinceMs: number | undefined;
+
+  constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
+    this.#scale = scale;
+    this.#parts = parts;
+  }
+
+  /** Takes up with what an earlier instance, or the primary, had. Resolves when each was tried. */
+  async attach(homes: readonly KeptHome[], replicas: readonly KeptReplica[]): Promise<void> {
+    for (const { box, invocationToken, shutdownToken } of homes)
+      this.#homes.set(box, { invocationToken, shutdownToken });
+    await Promise.all(replicas.map(async (replica) => this.#attach(replica)));
+    await this.#changed();
+  }
+
+  get scale(): ScaleSettings {
+    return this.#scale;
+  }
+
+  /** Replicas that a client could be sent to now. */
+  get serving(): number {
+    return this.#all().filter(({ state }) => state === "serving").length;
+  }
+
+  get reports(): ReplicaReport[] {
+    const asking = [...this.#asking.values()].map(({ id, box, atMs }) => unstarted(id, box, atMs));
+    return [...this.#all().map(({ report }) => report), ...asking].toSorted((a, b) => a.id - b.id);
+  }
+
+  setScale(scale: ScaleSettings): void {
+    this.#scale = scale;
+    this.#lowSinceMs = undefined;
+    this.tick();
+  }
+
+  /** Whether replicas are to tell of each client: that costs bytes of the grant. */
+  setTellsClients(tells: boolean): void {
+    if (this.#tellsClients === tells) return;
+    this.#tellsClients = tells;
+    for (const link of this.#links.values()) link.sendSettings();
+  }
+
+  /** False: no replica can take it now. */
+  give(introduction: Introduction): boolean {
+    const link = this.#choose(introduction.replica);
+    link?.give(introduction);
+    return link !== undefined;
+  }
+
+  /** To be called several times a second. */
+  tick(): void {
+    if (this.#ended.signal.aborted) return;
+    for (const link of this.#links.values()) {
+      link.tick();
+      if (link.isSilent && link.hasPending) this.#giveAgain(link);
+      const { startedAtMs } = link.place;
+      if (link.report.state === "starting" && this.#parts.clock.now() - startedAtMs > START_MS)
+        void link.leave("it did not begin to serve in time");
+    }
+    this.#grow();
+    this.#shrink();
+  }
+
+  /** Ends every replica and removes their functions. */
+  async end(): Promise<{ readonly replicasEnded: number; readonly left: string[] }> {
+    const { bento } = this.#parts;
+    this.#ended.abort(new Error("the load balancer was stopped"));
+    const count = this.#links.size;
+    const left: string[] = [];
+    for (const link of this.#links.values()) link.end();
+    await Promise.all(
+      [...this.#homes].map(async ([box, { shutdownToken }]) => {
+        try {
+          await bento.shutdown(box, shutdownToken);
+        } catch {
+          left.push(box);
+        }
+      }),
+    );
+    await this.leave();
+    return { replicasEnded: count, left };
+  }
+
+  /** Leaves the replicas as they are. */
+  async leave(): Promise<void> {
+    this.#ended.abort(new Error("the load balancer ends"));
+    await Promise.all([...this.#links.values()].map(async (link) => link.leave("left")));
+  }
+
+  #all(): ReplicaLink[] {
+    return [...this.#links.values()];
+  }
+
+  #choose(avoid: number | undefined): ReplicaLink | undefined {
+    const all = this.#all().filter(({ takes }) => takes);
+    const others = all.filter(({ place }) => place.id !== avoid);
+    const candidates = others.length > 0 ? others : all;
+    const least = Math.min(...candidates.map(({ connections }) => connections));
+    const best =
+      this.#scale.choice === "random"
+        ? candidates
+        : candidates.filter(({ connections }) => connections === least);
+    return best[Math.floor((this.#parts.uniform ?? Math.random)() * best.length)];
+  }
+
+  #giveAgain(link: ReplicaLink): void {
+    for (const introduction of link.takePending()) this.#parts.onAgain(introduction);
+  }
+
+  /** Serving ones, and those that will: their number, and what they carry together. */
+  #carried(): { readonly count: number; readonly starting: number; readonly sum: Required<Watermark> } {
+    const all = this.#all();
+    const serving = all.filter(({ state }) => state === "serving");
+    const starting = this.#asking.size + all.filter(({ state }) => state === "starting").length;
+    const sum = { connections: 0, bytesPerSecond: 0, cpuPercent: 0 };
+    for (const link of serving) {
+      sum.connections += link.connections;
+      sum.bytesPerSecond += link.load.bytesPerSecond;
+      sum.cpuPercent += link.load.cpuPercent;
+    }
+    return { count: serving.length, starting, sum };
+  }
+
+  #grow(): void {
+    const { replicasMin, replicasMax, high } = this.#scale;
+    for (;;) {
+      const { count, starting, sum } = this.#carried();
+      const all = count + starting;
+      const wanted = all < replicasMin || (all > 0 && isAbove(sum, all, high));
+      if (!wanted || all >= Math.max(replicasMin, replicasMax)) return;
+      const box = this.#freeBox();
+      if (box === undefined) return;
+      void this.#start(box);
+    }
+  }
+
+  #shrink(): void {
+    const { replicasMin, replicasMax, high, low } = this.#scale;
+    const { clock } = this.#parts;
+    const { count, starting, sum } = this.#carried();
+    if (count > replicasMax) {
+      this.#retireOne();
+      return;
+    }
+    // What the others would carry must be below the high mark, or the one that is retired would be started again.
+    const isLow =
+      count > Math.max(1, replicasMin) &&
+      starting === 0 &&
+      isBelow(sum, count, low) &&
+      !isAbove(sum, count - 1, high);
+    if (!isLow) {
+      this.#lowSinceMs = undefined;
+      return;
+    }
+    this.#lowSinceMs ??= clock.now();
+    if (clock.now() - this.#lowSinceMs < LOW_HOLD_MS) return;
+    this.#lowSinceMs = undefined;
+    this.#retireOne();
+  }
+
+  /** The one with the fewest clients; of several the youngest. */
+  #retireOne(): void {
+    const [link] = this.#all()
+      .filter(({ state }) => state === "serving")
+      .toSorted((a, b) => a.connections - b.connections || b.place.id - a.place.id);
+    link?.retire();
+    void this.#changed();
+  }
+
+  /** The box with the fewest replicas; of several the first in the owner's order. */
+  #freeBox(): string | undefined {
+    const nowMs = this.#parts.clock.now();
+    const counts = new Map<string, number>();
+    const count = (box: string) => counts.set(box, (counts.get(box) ?? 0) + 1);
+    for (const { place } of this.#links.values()) count(place.box);
+    for (const { box } of this.#asking.values()) count(box);
+    return this.#parts.boxes
+      .filter((box) => (this.#refusals.get(box)?.untilMs ?? 0) <= nowMs)
+      .toSorted((a, b) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0))[0];
+  }
+
+  async #start(box: string): Promise<void> {
+    const { clock, nextId, onEvent } = this.#parts;
+    const starting = { id: nextId(), box, atMs: clock.now() };
+    this.#asking.set(starting.id, starting);
+    try {
+      const far = await this.#run(box);
+      if (this.#ended.signal.aborted) {
+        await far.close();
+        return;
+      }
+      const place = { id: starting.id, box, instance: far.instance, startedAtMs: starting.atMs };
+      this.#links.set(place.id, new ReplicaLink(this.#host(), place, far));
+    } catch (error) {
+      if (this.#ended.signal.aborted) return;
+      this.#refuse(box);
+      onEvent({
+        kind: "replica-refused",
+        box,
+        code: systemCode(error) ?? "failed",
+        message: messageOf(error),
+      });
+    } finally {
+      this.#asking.delete(starting.id);
+    }
+  }
+
+  /** An instance of the function that is there already, which has the site; or of a new one. */
+  async #run(box: string): Promise<FarSession> {
+    const { bento, pack, start } = this.#parts;
+    const args = [start as unknown as Json];
+    const home = this.#homes.get(box);
+    if (home) {
+      try {
+        return await bento.run(box, { token: home.invocationToken }, { args });
+      } catch (error) {
+        if (!isGone(error)) throw error;
+        // The box began anew, or its function expired.
+        this.#homes.delete(box);
+      }
+    }
+    const far = await bento.run(box, pack, { args });
+    const { deployment } = far;
+    if (deployment) {
+      const { invocationToken, shutdownToken } = deployment;
+      this.#homes.set(box, { invocationToken, shutdownToken });
+      await orAborted(this.#changed(), this.#ended.signal);
+    }
+    return far;
+  }
+
+  async #attach(replica: KeptReplica): Promise<void> {
+    const { id, box, instance, startedAtMs, isRetiring } = replica;
+    try {
+      const far = await this.#parts.bento.open(box, instance);
+      this.#links.set(
+        id,
+        new ReplicaLink(this.#host(), { id, box, instance, startedAtMs }, far, { isRetiring }),
+      );
+    } catch (error) {
+      this.#parts.onEvent({ kind: "replica-lost", id, box, reason: messageOf(error) });
+    }
+  }
+
+  #host(): ReplicaHost {
+    const { bento, clock, epoch, site, onRoom, onAgain } = this.#parts;
+    const tells = () => this.#tellsClients;
+    return {
+      bento,
+      clock,
+      epoch,
+      get tellsClients() {
+        return tells();
+      },
+      site,
+      onServing: (link) => void this.#serving(link),
+      onReport: onRoom,
+      onFailed: (_link, introduction) => onAgain(introduction),
+      onOver: (link, how) => this.#over(link, how),
+    };
+  }
+
+  async #serving(link: ReplicaLink): Promise<void> {
+    const { id, box, startedAtMs } = link.place;
+    const { clock, onEvent, onRoom } = this.#parts;
+    this.#refusals.delete(box);
+    onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
+    onRoom();
+    await this.#changed();
+  }
+
+  #over(link: ReplicaLink, { isDone, reason }: { readonly isDone: boolean; readonly reason: string }): void {
+    const { id, box } = link.place;
+    this.#links.delete(id);
+    if (this.#ended.signal.aborted) return;
+    this.#giveAgain(link);
+    if (isDone) {
+      this.#parts.onEvent({ kind: "replica-retired", id, box });
+    } else {
+      this.#refuse(box);
+      this.#parts.onEvent({ kind: "replica-lost", id, box, reason });
+    }
+    void this.#changed();
+    this.tick();
+  }
+
+  #refuse(box: string): void {
+    const before = this.#refusals.get(box)?.waitMs;
+    const waitMs = Math.min(REFUSED_MS_MAX, before === undefined ? REFUSED_MS : 2 * before);
+    this.#refusals.set(box, { untilMs: this.#parts.clock.now() + waitMs, waitMs });
+  }
+
+  /** Those that do not serve yet are not kept: the next instance could not know how far they came. */
+  async #changed(): Promise<void> {
+    const homes = [...this.#homes].map(([box, home]) => ({ box, ...home }));
+    const replicas = this.#all()
+      .filter(({ report }) => report.state !== "starting")
+      .map(({ place, isRetiring }) => ({ ...place, isRetiring }));
+    await this.#parts.onChange({ homes, replicas });
+  }
+}
+
+const DIMENSIONS = ["connections", "bytesPerSecond", "cpuPercent"] as const;
+
+/** Whether the mean of `count` replicas is at or above any mark. */
+function isAbove(sum: Required<Watermark>, count: number, mark: Watermark): boolean {
+  return DIMENSIONS.some((name) => sum[name] / count >= (mark[name] ?? Number.POSITIVE_INFINITY));
+}
+
+/** Whether it is below all marks, of which there is one at least. */
+function isBelow(sum: Required<Watermark>, count: number, mark: Watermark): boolean {
+  const set = DIMENSIONS.filter((name) => mark[name] !== undefined);
+  return set.length > 0 && set.every((name) => sum[name] / count < (mark[name] ?? 0));
+}
+
+/** The function is not there any more. */
+function isGone(error: unknown): boolean {
+  return systemCode(error) === "bad-token";
+}
+
+function unstarted(id: number, box: string, startedAtMs: number): ReplicaReport {
+  const counts = {
+    connections: 0,
+    bytesPerSecond: 0,
+    bytesTotal: 0,
+    cpuPercent: 0,
+    given: 0,
+    met: 0,
+    failed: 0,
+  };
+  return { id, box, state: "starting", startedAtMs, ...counts };
+}

@@ -1,0 +1,123 @@
+// What a load balancer must not forget, in its function's storage, so that another instance of the same function goes on
+// where a dead one stopped: same address, same introduction points, the replicas with their clients.
+// Written before what it says counts outside: keys before points are claimed, points before they are published, replicas
+// before they get introductions. The storage is encrypted under keys that only the box's memory holds.
+
+import type { Json, Storage } from "bento/function";
+import { messageOf } from "../../src/base/errors.ts";
+import type { Log } from "../../src/base/log.ts";
+import type { LoadBalancerStart, ScaleSettings, StandbyPlace } from "../../src/wire/loadbalancer.ts";
+
+export interface KeptPoint {
+  /** Fingerprint. */
+  readonly relay: string;
+  /** exportIntroductionSecrets, base64. */
+  readonly secrets: string;
+}
+
+/** A replica function at a box: its instances are replicas. */
+export interface KeptHome {
+  readonly box: string;
+  readonly invocationToken: string;
+  readonly shutdownToken: string;
+}
+
+export interface KeptReplica {
+  readonly id: number;
+  readonly box: string;
+  readonly instance: string;
+  readonly startedAtMs: number;
+  readonly isRetiring: boolean;
+}
+
+export interface KeptState {
+  readonly version: 1;
+  readonly start: LoadBalancerStart;
+  /** SHA-256 of the site, hexadecimal; "" where there is none. */
+  readonly siteDigest: string;
+  readonly scale: ScaleSettings;
+  /** Rises with each instance, and with each standby that takes over. */
+  readonly epoch: number;
+  readonly nextReplicaId: number;
+  readonly points: readonly KeptPoint[];
+  readonly published: { readonly atMs: number; readonly places: string } | null;
+  readonly homes: readonly KeptHome[];
+  readonly replicas: readonly KeptReplica[];
+  readonly standby: StandbyPlace | null;
+}
+
+export const KEYS = {
+  state: "state",
+  replica: "package/replica",
+  standby: "package/standby",
+  site: "site",
+} as const;
+
+/** The parts of the state that change. */
+export type StateChange = Partial<Omit<KeptState, "version" | "start" | "siteDigest">>;
+
+export class StateKeeper {
+  readonly #storage: Storage;
+  readonly #log: Log;
+  #state: KeptState;
+  #writing: Promise<void> = Promise.resolve();
+  #isDue = false;
+  /** Called with each new state, before it is written. */
+  onChange: (state: KeptState) => void = () => undefined;
+
+  private constructor(storage: Storage, log: Log, state: KeptState) {
+    this.#storage = storage;
+    this.#log = log;
+    this.#state = state;
+  }
+
+  /** The first state of a service. Resolves when it is kept. */
+  static async create(storage: Storage, log: Log, state: KeptState): Promise<StateKeeper> {
+    const keeper = new StateKeeper(storage, log, state);
+    await keeper.change({});
+    return keeper;
+  }
+
+  /** What an earlier instance kept; undefined when there was none. Throws Error when it cannot be read. */
+  static async load(storage: Storage, log: Log): Promise<StateKeeper | undefined> {
+    const found = await storage.get(KEYS.state);
+    if (!found) return undefined;
+    const state = JSON.parse(await found.text()) as KeptState;
+    if (state.version !== 1) throw new Error("Cannot go on: what was kept is of another version");
+    return new StateKeeper(storage, log, state);
+  }
+
+  get state(): KeptState {
+    return this.#state;
+  }
+
+  /** Resolves when it is kept. Changes made meanwhile are written together. Throws what the storage says. */
+  async change(change: StateChange): Promise<void> {
+    this.#state = { ...this.#state, ...change };
+    this.onChange(this.#state);
+    if (!this.#isDue) {
+      this.#isDue = true;
+      const before = this.#writing;
+      this.#writing = (async () => {
+        await before.catch(() => undefined);
+        this.#isDue = false;
+        await this.#storage.put(KEYS.state, JSON.stringify(this.#state));
+      })();
+    }
+    await this.#writing;
+  }
+
+  /** For what may be lost: the next instance finds it out by itself. */
+  note(change: StateChange): void {
+    this.change(change).catch((error: unknown) => {
+      this.#log.warn("state not kept", { error: messageOf(error) });
+    });
+  }
+}
+
+/** A package or other JSON that was stored under `key`. Throws Error when it is not there. */
+export async function loadJson(storage: Storage, key: string): Promise<Json> {
+  const found = await storage.get(key);
+  if (!found) throw new Error(`Cannot go on: ${key} is not in the storage`);
+  return JSON.parse(await found.text()) as Json;
+}

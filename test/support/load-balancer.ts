@@ -1,0 +1,127 @@
+// What tests of LoadBalancer share: a site, a request to start with, an owner who reads answers, and curl over an unmodified tor.
+
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { concat, utf8 } from "../../src/base/bytes.ts";
+import { generateExpandedKey } from "../../src/onion/crypto/blinding.ts";
+import type { LoadBalancerStart, OwnerAnswer } from "../../src/wire/loadbalancer.ts";
+
+/** As an owner sends it (src/wire/loadbalancer.ts). */
+export function siteOf(files: Readonly<Record<string, Uint8Array>>): Uint8Array {
+  const entries = Object.entries(files);
+  const index = utf8(
+    JSON.stringify({
+      files: entries.map(([path, { length: bytes }]) => ({ path, bytes, type: "text/plain" })),
+    }),
+  );
+  const head = new Uint8Array(4);
+  new DataView(head.buffer).setUint32(0, index.length);
+  return concat([head, index, ...entries.map(([, bytes]) => bytes)]);
+}
+
+/** What an owner of a site sends: the argument, and the input. */
+export function startOf(
+  parts: { readonly site: Uint8Array; readonly replica: object; readonly standby?: object | undefined },
+  options: Partial<LoadBalancerStart>,
+): {
+  readonly start: LoadBalancerStart;
+  readonly input: readonly Uint8Array[];
+  readonly secrets: readonly Uint8Array[];
+} {
+  const key = generateExpandedKey();
+  const replica = utf8(JSON.stringify(parts.replica));
+  const standby = parts.standby && utf8(JSON.stringify(parts.standby));
+  return {
+    start: {
+      key: Buffer.from(concat([key.scalar, key.prefix])).toString("base64"),
+      virtualPort: 80,
+      serve: { kind: "files", siteBytes: parts.site.length },
+      scale: { replicasMin: 1, replicasMax: 3, high: {}, low: {}, choice: "least-loaded" },
+      boxes: ["self"],
+      packages: { replicaBytes: replica.length, ...(standby ? { standbyBytes: standby.length } : {}) },
+      ...options,
+    },
+    input: [replica, ...(standby ? [standby] : []), parts.site],
+    secrets: [key.scalar, key.prefix],
+  };
+}
+
+/** Reads what a load balancer says. */
+export class Owner {
+  readonly #messages: AsyncIterator<Uint8Array>;
+  readonly #send: (message: string) => Promise<void>;
+  readonly #onAnswer: (answer: OwnerAnswer) => void;
+
+  constructor(
+    session: AsyncIterable<Uint8Array> & { send(message: Uint8Array | string): Promise<void> },
+    onAnswer: (answer: OwnerAnswer) => void = () => undefined,
+  ) {
+    this.#messages = session[Symbol.asyncIterator]();
+    this.#send = async (text) => session.send(text);
+    this.#onAnswer = onAnswer;
+  }
+
+  async say(message: object): Promise<void> {
+    await this.#send(JSON.stringify(message));
+  }
+
+  /** The first answer that is as wanted; those before it are gone. */
+  async until<T>(pick: (answer: OwnerAnswer) => T | undefined): Promise<T> {
+    for (;;) {
+      const { value, done } = await this.#messages.next();
+      if (done === true) throw new Error("the load balancer ended");
+      const answer = JSON.parse(Buffer.from(value).toString()) as OwnerAnswer;
+      this.#onAnswer(answer);
+      const picked = pick(answer);
+      if (picked !== undefined) return picked;
+    }
+  }
+
+  /** The first event of this kind that passes. */
+  async event<K extends Events["kind"]>(
+    kind: K,
+    isWanted: (event: Extract<Events, { kind: K }>) => boolean = () => true,
+  ): Promise<Extract<Events, { kind: K }>> {
+    return this.until((answer) => {
+      const event = "event" in answer && answer.event.kind === kind ? answer.event : undefined;
+      return event && isWanted(event as Extract<Events, { kind: K }>)
+        ? (event as Extract<Events, { kind: K }>)
+        : undefined;
+    });
+  }
+
+  async started(): Promise<string> {
+    return this.until((answer) => ("started" in answer ? answer.started.address : undefined));
+  }
+
+  async report() {
+    await this.say({ watch: { everyMs: 0, id: ++this.#reportId } });
+    return this.until((answer) =>
+      "report" in answer && answer.report.id === this.#reportId ? answer.report : undefined,
+    );
+  }
+
+  #reportId = 0;
+
+  async stop() {
+    await this.say({ stop: true });
+    return this.until((answer) => ("stopped" in answer ? answer.stopped : undefined));
+  }
+}
+
+type Events = Extract<OwnerAnswer, { readonly event: unknown }>["event"];
+
+/** By an unmodified tor client, each time over circuits of its own unless `user` says otherwise. Rejects as curl does. */
+export async function curl(
+  socks: { readonly host: string; readonly port: number },
+  url: string,
+  options: { readonly user?: string; readonly args?: readonly string[] } = {},
+): Promise<Buffer> {
+  const proxy = `${options.user ?? crypto.randomUUID()}:x@${socks.host}:${String(socks.port)}`;
+  const { stdout } = await promisify(execFile)(
+    "curl",
+    ["-sS", "--fail", "--max-time", "90", "--socks5-hostname", proxy, ...(options.args ?? []), url],
+    { encoding: "buffer", maxBuffer: 64 * 2 ** 20 },
+  );
+  return stdout;
+}
