@@ -1,7 +1,9 @@
 // The columns of the experiment: who serves the site. Each is started alone, measured, and stopped.
 
 import path from "node:path";
+import type { ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import type { BenchNetwork } from "./bench-network.ts";
+import { LoadBalancer } from "./load-balancer.ts";
 import { startTorService } from "./tor-service.ts";
 
 export interface Running extends AsyncDisposable {
@@ -33,3 +35,33 @@ export const TOR_COLUMN: Column = {
       signal,
     }),
 };
+
+export interface BalancerColumnOptions {
+  readonly name: string;
+  readonly title: string;
+  readonly nodes: number;
+  readonly siteBytes: number;
+  readonly scale: ScaleSettings;
+}
+
+/** LoadBalancer on the box beside the first node's relay. */
+export function balancerColumn({ name, title, nodes, siteBytes, scale }: BalancerColumnOptions): Column {
+  return {
+    name,
+    title,
+    path: "/site",
+    start: async ({ net }, signal) => {
+      const balancer = await LoadBalancer.start({
+        boxes: net.boxes.slice(0, nodes),
+        scale,
+        siteBytes,
+        signal,
+      });
+      return {
+        address: balancer.address,
+        report: () => ({ events: balancer.events, last: balancer.reports.at(-1) }),
+        [Symbol.asyncDispose]: () => balancer[Symbol.asyncDispose](),
+      };
+    },
+  };
+}

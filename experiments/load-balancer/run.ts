@@ -5,16 +5,18 @@ import { writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import type { ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import { startBenchNetwork } from "./bench-network.ts";
-import { type Column, TOR_COLUMN } from "./columns.ts";
+import { balancerColumn, type Column, TOR_COLUMN } from "./columns.ts";
 import { figure5, writeCharts } from "./figure5.ts";
 import { round } from "./figures.ts";
 import { startOnionBalance } from "./onion-balance.ts";
 
 const { values: flags, positionals } = parseArgs({
-  options: { quick: { type: "boolean", default: false } },
+  options: { only: { type: "string", multiple: true }, quick: { type: "boolean", default: false } },
   allowPositionals: true,
 });
+const { only } = flags;
 const NODES = 4;
 const CLIENTS = 13;
 const UPLINK_MBIT = 8;
@@ -77,7 +79,37 @@ async function runFigure5() {
       [Symbol.asyncDispose]: () => balanced[Symbol.asyncDispose](),
     }),
   };
-  const found = await figure5({ bench, columns: [TOR_COLUMN, onionBalance], clients: CLIENTS, say, signal });
+  const found = await figure5({
+    bench,
+    columns: [TOR_COLUMN, onionBalance, ...balancerColumns()].filter(
+      ({ name }) => only === undefined || only.includes(name),
+    ),
+    clients: CLIENTS,
+    say,
+    signal,
+  });
   await writeCharts(import.meta.dirname, found);
   return found;
+}
+
+function balancerColumns(): Column[] {
+  const column = (name: string, title: string, nodes: number, scale: Partial<ScaleSettings>) =>
+    balancerColumn({
+      name,
+      title,
+      nodes,
+      siteBytes: SITE_BYTES,
+      scale: { replicasMin: 1, replicasMax: nodes, high: {}, low: {}, choice: "least-loaded", ...scale },
+    });
+  // As in the paper: two clients at a time are enough for a replica.
+  const scale = { high: { connections: 2 }, low: { connections: 1 } };
+  return [
+    column("lb-1", "LoadBalancer, one replica", 1, {}),
+    column("lb-4", "LoadBalancer, up to 4 replicas", 4, scale),
+    column("lb-4-random", "LoadBalancer, up to 4 replicas, chosen at random", 4, {
+      ...scale,
+      choice: "random",
+    }),
+    column("lb-4-ready", "LoadBalancer, 4 replicas from the start", 4, { replicasMin: 4 }),
+  ];
 }
