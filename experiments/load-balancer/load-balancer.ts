@@ -19,6 +19,8 @@ import type {
 export interface LoadBalancerOptions {
   /** The first one's box has the load balancer; replicas come in this order. */
   readonly boxes: readonly RunningBox[];
+  /** Replicas come on the other boxes only. */
+  readonly excludesOwn?: boolean;
   readonly scale: ScaleSettings;
   /** The site is "/site", of so many bytes, and "/1" of one. */
   readonly siteBytes: number;
@@ -65,7 +67,7 @@ export class LoadBalancer implements AsyncDisposable {
       virtualPort: 80,
       serve: { kind: "files", siteBytes: site.length },
       scale,
-      boxes: ["self", ...others.map(({ address }) => address)],
+      boxes: [...(options.excludesOwn ? [] : ["self"]), ...others.map(({ address }) => address)],
       packages: { replicaBytes: replicaBytes.length },
     };
     const client = new BoxClient({ address: first.direct, dial: directDial });

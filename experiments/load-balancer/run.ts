@@ -10,7 +10,11 @@ import { startBenchNetwork } from "./bench-network.ts";
 import { balancerColumn, type Column, TOR_COLUMN } from "./columns.ts";
 import { figure5, writeCharts } from "./figure5.ts";
 import { round } from "./figures.ts";
+import { firstByte } from "./first-byte.ts";
+import { introductions } from "./introductions.ts";
 import { startOnionBalance } from "./onion-balance.ts";
+import { scaleUp } from "./scale-up.ts";
+import { throughput } from "./throughput.ts";
 
 const { values: flags, positionals } = parseArgs({
   options: { only: { type: "string", multiple: true }, quick: { type: "boolean", default: false } },
@@ -20,6 +24,8 @@ const { only } = flags;
 const NODES = 4;
 const CLIENTS = 13;
 const UPLINK_MBIT = 8;
+/** Of each link, one way, where delay counts. */
+const LATENCY_MS = 25;
 const SITE_BYTES = flags.quick ? 3_000_000 : 10_000_000;
 
 const stop = new AbortController();
@@ -40,10 +46,9 @@ const summary = {
 };
 
 const columns = wants("figure5") ? await runFigure5() : [];
-const results = {
-  summary: { ...summary, loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) },
-  columns,
-};
+const parts = { ...(await runFast()), ...(await runDelayed()) };
+const after = { loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) };
+const results = { summary: { ...summary, ...after }, parts, columns };
 await writeFile(path.join(import.meta.dirname, "results.json"), `${JSON.stringify(results)}\n`);
 process.exit(0);
 
@@ -90,6 +95,51 @@ async function runFigure5() {
   });
   await writeCharts(import.meta.dirname, found);
   return found;
+}
+
+/** Without delay or limits: the processor decides. */
+async function runFast() {
+  if (!wants("throughput") && !wants("introductions")) return {};
+  const { signal } = stop;
+  await using bench = await startBenchNetwork({ nodes: 1, relays: 4, clients: 1, siteBytes: 1, say, signal });
+  const part = { bench, say, signal };
+  return {
+    ...(wants("throughput")
+      ? { throughput: await throughput({ ...part, rounds: flags.quick ? 3 : 7, bytes: 20_000_000 }) }
+      : {}),
+    ...(wants("introductions")
+      ? {
+          introductions: await introductions({
+            ...part,
+            count: flags.quick ? 200 : 1000,
+            overMs: flags.quick ? 12_000 : 60_000,
+          }),
+        }
+      : {}),
+  };
+}
+
+/** With the delay of real links. */
+async function runDelayed() {
+  if (!wants("first-byte") && !wants("scale-up")) return {};
+  const { signal } = stop;
+  await using bench = await startBenchNetwork({
+    nodes: 2,
+    relays: 4,
+    clients: 1,
+    latencyMs: LATENCY_MS,
+    siteBytes: 1,
+    say,
+    signal,
+  });
+  const part = { bench, say, signal };
+  return {
+    latencyMs: LATENCY_MS,
+    ...(wants("first-byte")
+      ? { firstByte: await firstByte({ ...part, samples: flags.quick ? 6 : 20 }) }
+      : {}),
+    ...(wants("scale-up") ? { scaleUp: await scaleUp({ ...part, siteBytes: 1_000_000 }) } : {}),
+  };
 }
 
 function balancerColumns(): Column[] {
