@@ -18,13 +18,16 @@ export interface Column {
   readonly title: string;
   /** The path that clients ask for. */
   readonly path: string;
+  /** What they get. */
+  readonly siteBytes: number;
   start(bench: BenchNetwork, signal: AbortSignal): Promise<Running>;
 }
 
-export const TOR_COLUMN: Column = {
+export const torColumn = (siteBytes: number): Column => ({
   name: "c-tor",
   title: "One C tor onion service",
   path: "/",
+  siteBytes,
   start: async ({ net, dir, target }, signal) =>
     startTorService({
       dir: path.join(dir, "c-tor"),
@@ -34,7 +37,7 @@ export const TOR_COLUMN: Column = {
       usesKist: true,
       signal,
     }),
-};
+});
 
 export interface BalancerColumnOptions {
   readonly name: string;
@@ -50,6 +53,7 @@ export function balancerColumn({ name, title, nodes, siteBytes, scale }: Balance
     name,
     title,
     path: "/site",
+    siteBytes,
     start: async ({ net }, signal) => {
       const balancer = await LoadBalancer.start({
         boxes: net.boxes.slice(0, nodes),

@@ -13,6 +13,7 @@ import { type Figures, figuresOf, round } from "./figures.ts";
 export interface ColumnResult {
   readonly name: string;
   readonly title: string;
+  readonly siteBytes: number;
   readonly figures: Figures;
   /** Of the whole machine, meanwhile. */
   readonly cpuPercent: number;
@@ -33,16 +34,16 @@ export interface Figure5Options {
   readonly signal: AbortSignal;
 }
 
-export async function figure5({
+/** One column after the other. */
+export async function* figure5({
   bench,
   columns,
   clients,
   say,
   signal,
-}: Figure5Options): Promise<ColumnResult[]> {
+}: Figure5Options): AsyncGenerator<ColumnResult> {
   const { testnet } = bench.net;
   const proxies = Array.from({ length: clients }, (_, index) => testnet.socks(`c${index}`));
-  const results: ColumnResult[] = [];
   for (const column of columns) {
     const until = AbortSignal.any([signal, AbortSignal.timeout(COLUMN_MS)]);
     say(`${column.name}: starting`);
@@ -61,19 +62,20 @@ export async function figure5({
     const cpuAfter = await cpuTimes();
     const figures = figuresOf(downloads);
     const report = await running.report?.();
-    results.push({
+    const result = {
       name: column.name,
       title: column.title,
+      siteBytes: column.siteBytes,
       figures,
       cpuPercent: round((100 * (cpuAfter.busy - cpuBefore.busy)) / (cpuAfter.all - cpuBefore.all)),
       loadAverage: round(loadavg()[0] ?? 0, 1),
       ...(report === undefined ? {} : { report }),
       downloads,
-    });
-    say(`${column.name}: ${JSON.stringify(figures)}, CPU ${results.at(-1)?.cpuPercent} %`);
+    };
+    say(`${column.name}: ${JSON.stringify(figures)}, CPU ${result.cpuPercent} %`);
     for (const { client, error } of downloads) if (error !== undefined) say(`  client ${client}: ${error}`);
+    yield result;
   }
-  return results;
 }
 
 /** All charts with the same axes. */

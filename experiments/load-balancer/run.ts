@@ -1,32 +1,43 @@
 // LoadBalancer against one C tor onion service and OnionBalance: `experiments/load-balancer/run [--quick] [part ...]`.
 // README.md says what is measured and what came out. Writes results.json and the charts beside this file.
 
-import { writeFile } from "node:fs/promises";
-import { cpus, loadavg } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
+import { cpus, loadavg, tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { messageOf } from "../../src/base/errors.ts";
 import type { ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import { startBenchNetwork } from "./bench-network.ts";
-import { balancerColumn, type Column, TOR_COLUMN } from "./columns.ts";
-import { figure5, writeCharts } from "./figure5.ts";
+import { balancerColumn, type Column, torColumn } from "./columns.ts";
+import { type ColumnResult, figure5, writeCharts } from "./figure5.ts";
 import { round } from "./figures.ts";
 import { firstByte } from "./first-byte.ts";
 import { introductions } from "./introductions.ts";
 import { startOnionBalance } from "./onion-balance.ts";
+import { type Results, withResults } from "./results-text.ts";
 import { scaleUp } from "./scale-up.ts";
 import { throughput } from "./throughput.ts";
 
 const { values: flags, positionals } = parseArgs({
-  options: { only: { type: "string", multiple: true }, quick: { type: "boolean", default: false } },
+  options: {
+    quick: { type: "boolean", default: false },
+    only: { type: "string", multiple: true },
+    write: { type: "boolean", default: false },
+  },
   allowPositionals: true,
 });
 const { only } = flags;
 const NODES = 4;
 const CLIENTS = 13;
-const UPLINK_MBIT = 8;
+const UPLINK_MBIT = 10;
 /** Of each link, one way, where delay counts. */
 const LATENCY_MS = 25;
 const SITE_BYTES = flags.quick ? 3_000_000 : 10_000_000;
+/** Where only the rate of a number of replicas matters. */
+const SMALL_SITE_BYTES = flags.quick ? 1_500_000 : 4_000_000;
+/** Of the columns in the results. */
+const ORDER = ["c-tor", "onionbalance", "lb-4", "lb-4-random", "lb-1", "lb-2", "lb-3", "lb-4-ready"];
+const HERE = import.meta.dirname;
 
 const stop = new AbortController();
 process.once("SIGINT", () => stop.abort(new Error("interrupted")));
@@ -42,17 +53,49 @@ const summary = {
   date: new Date().toISOString().slice(0, 16),
   machine: `${cpus().length} cores of ${cpus()[0]?.model.trim()}`,
   quick: flags.quick,
+  uplinkMbit: UPLINK_MBIT,
+  latencyMs: LATENCY_MS,
   loadAverageBefore: load(),
 };
 
-const columns = wants("figure5") ? await runFigure5() : [];
-const parts = { ...(await runFast()), ...(await runDelayed()) };
-const after = { loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) };
-const results = { summary: { ...summary, ...after }, parts, columns };
-await writeFile(path.join(import.meta.dirname, "results.json"), `${JSON.stringify(results)}\n`);
-process.exit(0);
+let hasFailed = false;
+const columns: ColumnResult[] = [];
+const columnsError = wants("figure5") ? await attempt(runFigure5) : undefined;
+const fast = wants("throughput") || wants("introductions") ? await attempt(runFast) : {};
+const delayed = wants("first-byte") || wants("scale-up") ? await attempt(runDelayed) : {};
+const results: Results = {
+  summary: { ...summary, loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) },
+  parts: {
+    ...("error" in fast ? { throughput: fast, introductions: fast } : fast),
+    ...("error" in delayed ? { firstByte: delayed, scaleUp: delayed } : delayed),
+  },
+  columns: columns.toSorted((one, other) => ORDER.indexOf(one.name) - ORDER.indexOf(other.name)),
+  ...(columnsError && "error" in columnsError ? { columnsError: columnsError.error } : {}),
+};
+const isWhole = positionals.length === 0 && only === undefined;
+if (isWhole || flags.write) {
+  await writeFile(path.join(HERE, "results.json"), `${JSON.stringify(results)}\n`);
+  const readme = path.join(HERE, "README.md");
+  await writeFile(readme, withResults(await readFile(readme, "utf8"), results));
+}
+if (columns.length > 0) await writeCharts(isWhole || flags.write ? HERE : tmpdir(), columns);
+const { columns: _, ...short } = results;
+process.stdout.write(`${JSON.stringify(short, null, 1)}\n`);
+process.exit(hasFailed ? 1 : 0);
 
-async function runFigure5() {
+/** What a part found, or why it found nothing: the others go on. */
+async function attempt<T>(part: () => Promise<T>): Promise<T | { readonly error: string }> {
+  try {
+    return await part();
+  } catch (error) {
+    hasFailed = true;
+    stop.signal.throwIfAborted();
+    say(`failed: ${messageOf(error)}`);
+    return { error: messageOf(error) };
+  }
+}
+
+async function runFigure5(): Promise<Record<string, never>> {
   const { signal } = stop;
   await using bench = await startBenchNetwork({
     nodes: NODES,
@@ -78,50 +121,50 @@ async function runFigure5() {
   const onionBalance: Column = {
     name: "onionbalance",
     title: "OnionBalance, 4 C tor backends",
+    siteBytes: SITE_BYTES,
     path: "/",
     start: async () => ({
       address: balanced.address,
       [Symbol.asyncDispose]: () => balanced[Symbol.asyncDispose](),
     }),
   };
-  const found = await figure5({
-    bench,
-    columns: [TOR_COLUMN, onionBalance, ...balancerColumns()].filter(
-      ({ name }) => only === undefined || only.includes(name),
-    ),
-    clients: CLIENTS,
-    say,
-    signal,
-  });
-  await writeCharts(import.meta.dirname, found);
-  return found;
+  const wanted = [torColumn(SITE_BYTES), ...balancerColumns(), onionBalance].filter(
+    ({ name }) => only === undefined || only.includes(name),
+  );
+  for await (const column of figure5({ bench, columns: wanted, clients: CLIENTS, say, signal }))
+    columns.push(column);
+  return {};
 }
 
 /** Without delay or limits: the processor decides. */
-async function runFast() {
-  if (!wants("throughput") && !wants("introductions")) return {};
+async function runFast(): Promise<Results["parts"]> {
   const { signal } = stop;
   await using bench = await startBenchNetwork({ nodes: 1, relays: 4, clients: 1, siteBytes: 1, say, signal });
   const part = { bench, say, signal };
   return {
     ...(wants("throughput")
-      ? { throughput: await throughput({ ...part, rounds: flags.quick ? 3 : 7, bytes: 20_000_000 }) }
+      ? {
+          throughput: await attempt(() =>
+            throughput({ ...part, rounds: flags.quick ? 3 : 7, bytes: 20_000_000 }),
+          ),
+        }
       : {}),
     ...(wants("introductions")
       ? {
-          introductions: await introductions({
-            ...part,
-            count: flags.quick ? 200 : 1000,
-            overMs: flags.quick ? 12_000 : 60_000,
-          }),
+          introductions: await attempt(() =>
+            introductions({
+              ...part,
+              count: flags.quick ? 200 : 1000,
+              overMs: flags.quick ? 12_000 : 60_000,
+            }),
+          ),
         }
       : {}),
   };
 }
 
 /** With the delay of real links. */
-async function runDelayed() {
-  if (!wants("first-byte") && !wants("scale-up")) return {};
+async function runDelayed(): Promise<Results["parts"]> {
   const { signal } = stop;
   await using bench = await startBenchNetwork({
     nodes: 2,
@@ -134,32 +177,39 @@ async function runDelayed() {
   });
   const part = { bench, say, signal };
   return {
-    latencyMs: LATENCY_MS,
     ...(wants("first-byte")
-      ? { firstByte: await firstByte({ ...part, samples: flags.quick ? 6 : 20 }) }
+      ? { firstByte: await attempt(() => firstByte({ ...part, samples: flags.quick ? 6 : 20 })) }
       : {}),
-    ...(wants("scale-up") ? { scaleUp: await scaleUp({ ...part, siteBytes: 1_000_000 }) } : {}),
+    ...(wants("scale-up")
+      ? { scaleUp: await attempt(() => scaleUp({ ...part, siteBytes: 1_000_000 })) }
+      : {}),
   };
 }
 
 function balancerColumns(): Column[] {
-  const column = (name: string, title: string, nodes: number, scale: Partial<ScaleSettings>) =>
+  const column = (name: string, title: string, siteBytes: number, scale: Partial<ScaleSettings>) =>
     balancerColumn({
       name,
       title,
-      nodes,
-      siteBytes: SITE_BYTES,
-      scale: { replicasMin: 1, replicasMax: nodes, high: {}, low: {}, choice: "least-loaded", ...scale },
+      nodes: NODES,
+      siteBytes,
+      scale: { replicasMin: 1, replicasMax: NODES, high: {}, low: {}, choice: "least-loaded", ...scale },
     });
   // As in the paper: two clients at a time are enough for a replica.
   const scale = { high: { connections: 2 }, low: { connections: 1 } };
+  const ready = (count: number) =>
+    column(
+      count === NODES ? "lb-4-ready" : `lb-${count}`,
+      `LoadBalancer, ${count} ${count === 1 ? "replica" : "replicas"} from the start`,
+      SMALL_SITE_BYTES,
+      { replicasMin: count, replicasMax: count },
+    );
   return [
-    column("lb-1", "LoadBalancer, one replica", 1, {}),
-    column("lb-4", "LoadBalancer, up to 4 replicas", 4, scale),
-    column("lb-4-random", "LoadBalancer, up to 4 replicas, chosen at random", 4, {
+    column("lb-4", "LoadBalancer, 1 to 4 replicas, least loaded", SITE_BYTES, scale),
+    column("lb-4-random", "LoadBalancer, 1 to 4 replicas, at random", SITE_BYTES, {
       ...scale,
       choice: "random",
     }),
-    column("lb-4-ready", "LoadBalancer, 4 replicas from the start", 4, { replicasMin: 4 }),
+    ...(flags.quick ? [1, 4] : [1, 2, 3, 4]).map(ready),
   ];
 }
