@@ -20,14 +20,20 @@ export interface Column {
   readonly path: string;
   /** What they get. */
   readonly siteBytes: number;
+  /** Between two clients. */
+  readonly arrivalMs: number;
   start(bench: BenchNetwork, signal: AbortSignal): Promise<Running>;
 }
+
+/** As in the paper. */
+export const ARRIVAL_MS = 1000;
 
 export const torColumn = (siteBytes: number): Column => ({
   name: "c-tor",
   title: "One C tor onion service",
   path: "/",
   siteBytes,
+  arrivalMs: ARRIVAL_MS,
   start: async ({ net, dir, target }, signal) =>
     startTorService({
       dir: path.join(dir, "c-tor"),
@@ -45,15 +51,24 @@ export interface BalancerColumnOptions {
   readonly nodes: number;
   readonly siteBytes: number;
   readonly scale: ScaleSettings;
+  readonly arrivalMs?: number;
 }
 
 /** LoadBalancer on the box beside the first node's relay. */
-export function balancerColumn({ name, title, nodes, siteBytes, scale }: BalancerColumnOptions): Column {
+export function balancerColumn({
+  arrivalMs = ARRIVAL_MS,
+  name,
+  title,
+  nodes,
+  siteBytes,
+  scale,
+}: BalancerColumnOptions): Column {
   return {
     name,
     title,
     path: "/site",
     siteBytes,
+    arrivalMs,
     start: async ({ net }, signal) => {
       const balancer = await LoadBalancer.start({
         boxes: net.boxes.slice(0, nodes),

@@ -22,7 +22,6 @@ export interface ColumnResult {
   readonly downloads: readonly Download[];
 }
 
-const ARRIVAL_MS = 1000;
 /** Beyond it a column has failed. */
 const COLUMN_MS = 400_000;
 
@@ -56,7 +55,7 @@ export async function* figure5({
       proxies,
       address: running.address,
       path: column.path,
-      arrivalMs: ARRIVAL_MS,
+      arrivalMs: column.arrivalMs,
       signal: until,
     });
     const cpuAfter = await cpuTimes();

@@ -133,7 +133,6 @@ export class LoadBalancer implements AsyncDisposable {
   }
 
   #take(answer: OwnerAnswer): void {
-    if (process.env["LB_LOG"]) process.stderr.write(`${JSON.stringify(answer).slice(0, 600)}\n`);
     if ("started" in answer) this.address = answer.started.address;
     else if ("report" in answer) this.reports.push(answer.report);
     else if ("event" in answer) this.events.push(answer.event);

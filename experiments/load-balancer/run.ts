@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 import { messageOf } from "../../src/base/errors.ts";
 import type { ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import { startBenchNetwork } from "./bench-network.ts";
-import { balancerColumn, type Column, torColumn } from "./columns.ts";
+import { ARRIVAL_MS, balancerColumn, type Column, torColumn } from "./columns.ts";
 import { type ColumnResult, figure5, writeCharts } from "./figure5.ts";
 import { round } from "./figures.ts";
 import { firstByte } from "./first-byte.ts";
@@ -34,7 +34,7 @@ const UPLINK_MBIT = 10;
 const LATENCY_MS = 25;
 const SITE_BYTES = flags.quick ? 3_000_000 : 10_000_000;
 /** Where only the rate of a number of replicas matters. */
-const SMALL_SITE_BYTES = flags.quick ? 1_500_000 : 4_000_000;
+const SMALL_SITE_BYTES = flags.quick ? 2_000_000 : 4_000_000;
 /** Of the columns in the results. */
 const ORDER = ["c-tor", "onionbalance", "lb-4", "lb-4-random", "lb-1", "lb-2", "lb-3", "lb-4-ready"];
 const HERE = import.meta.dirname;
@@ -122,6 +122,7 @@ async function runFigure5(): Promise<Record<string, never>> {
     name: "onionbalance",
     title: "OnionBalance, 4 C tor backends",
     siteBytes: SITE_BYTES,
+    arrivalMs: ARRIVAL_MS,
     path: "/",
     start: async () => ({
       address: balanced.address,
@@ -187,26 +188,28 @@ async function runDelayed(): Promise<Results["parts"]> {
 }
 
 function balancerColumns(): Column[] {
-  const column = (name: string, title: string, siteBytes: number, scale: Partial<ScaleSettings>) =>
+  const column = (name: string, title: string, scale: Partial<ScaleSettings>, more: object = {}) =>
     balancerColumn({
       name,
       title,
       nodes: NODES,
-      siteBytes,
+      siteBytes: SITE_BYTES,
       scale: { replicasMin: 1, replicasMax: NODES, high: {}, low: {}, choice: "least-loaded", ...scale },
+      ...more,
     });
   // As in the paper: two clients at a time are enough for a replica.
   const scale = { high: { connections: 2 }, low: { connections: 1 } };
+  // All at once: what so many replicas carry at their best.
   const ready = (count: number) =>
     column(
       count === NODES ? "lb-4-ready" : `lb-${count}`,
       `LoadBalancer, ${count} ${count === 1 ? "replica" : "replicas"} from the start`,
-      SMALL_SITE_BYTES,
       { replicasMin: count, replicasMax: count },
+      { siteBytes: SMALL_SITE_BYTES, arrivalMs: 0 },
     );
   return [
-    column("lb-4", "LoadBalancer, 1 to 4 replicas, least loaded", SITE_BYTES, scale),
-    column("lb-4-random", "LoadBalancer, 1 to 4 replicas, at random", SITE_BYTES, {
+    column("lb-4", "LoadBalancer, 1 to 4 replicas, least loaded", scale),
+    column("lb-4-random", "LoadBalancer, 1 to 4 replicas, at random", {
       ...scale,
       choice: "random",
     }),

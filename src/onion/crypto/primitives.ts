@@ -22,7 +22,6 @@ import {
   X509Certificate,
 } from "node:crypto";
 import { ProtocolError } from "../../base/errors.ts";
-import { counterMode } from "./counter-mode.ts";
 
 type Parts = readonly Uint8Array[];
 
@@ -91,11 +90,6 @@ const ZERO_IV = new Uint8Array(16);
 
 /** tor-spec 0.3: all-zero IV unless the format carries one. */
 export function aesCtr(key: Uint8Array, iv: Uint8Array = ZERO_IV): StreamCipher {
-  if ("Deno" in globalThis) {
-    const blocks = createCipheriv(key.length === 16 ? "aes-128-ecb" : "aes-256-ecb", key, null);
-    blocks.setAutoPadding(false);
-    return counterMode((bytes) => blocks.update(bytes), iv);
-  }
   return createCipheriv(key.length === 16 ? "aes-128-ctr" : "aes-256-ctr", key, iv);
 }
 
