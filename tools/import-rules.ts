@@ -26,7 +26,15 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "src/guest/build.ts",
     "src/guest/images.ts",
   ],
-  "src/client/": ["src/wire/", "src/tor/", "src/web/", "src/base/"],
+  // From onion only keys and addresses: what a client starts, it does not speak.
+  "src/client/": [
+    "src/wire/",
+    "src/tor/",
+    "src/web/",
+    "src/base/",
+    "src/onion/crypto/blinding.ts",
+    "src/onion/service/onion-address.ts",
+  ],
   "src/web/": ["src/wire/", "src/base/"],
   "src/bin/": ["src/"],
   // Functions run elsewhere: the API, and codecs that depend on nothing else.

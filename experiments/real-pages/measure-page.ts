@@ -4,6 +4,7 @@
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Browser } from "playwright-core";
+import { systemClock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import { median } from "../../src/bin/bench/benchmark.ts";
 import { withPage } from "../../src/bin/bench/support/chromium.ts";
@@ -17,6 +18,8 @@ import { differingShare } from "../../test/support/pictures.ts";
 import type { ChosenPage } from "./choose-pages.ts";
 
 export const ROUNDS = 3;
+/** As in `bento bench browser-pages`. */
+const SETTLE_MS = 500;
 const PLAIN: Shape = { kind: "none", pad: 0 };
 /** What `bento browse` does when it is told nothing. */
 export const SHAPED = { kind: "bucket", bytes: bucketSet("standard"), rate: 524_288 } as const;
@@ -99,13 +102,16 @@ export async function measurePage(bench: Bench, page: ChosenPage): Promise<PageR
 /** One page through an instance of its own, as `bento browse` does it: the function goes along. */
 export async function visit(client: BoxClient, url: string, shape: Shape) {
   const loaded = await loadBrowser({ urls: [new URL(url)] });
-  const startMs = performance.now();
   let completeMs = Number.NaN;
+  // As Chromium has its tab before its time begins.
   const session = new BrowseSession({
     client,
     package: loaded.package,
     settings: { ...BROWSE_DEFAULTS, shape, scripts: false },
   });
+  // What still starts or ends, on both sides, is nobody's sample.
+  await systemClock.sleep(SETTLE_MS);
+  const startMs = performance.now();
   try {
     const visited = await session.visit(
       { url },

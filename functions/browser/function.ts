@@ -5,8 +5,10 @@ import { defineFunction } from "bento/function";
 import { decodeSettings } from "../../src/wire/browse.ts";
 import { browse, serve } from "./browse.ts";
 import { parseOptions } from "./options.ts";
+import { rehearse } from "./rehearsal.ts";
 
 export default defineFunction({
+  prepare: rehearse,
   /** A URL and options, for one page; or the settings of a session, whose requests come as messages. */
   async invoke(session, env, first, given) {
     if (!env.fetch) throw new Error("Cannot browse: the box grants no connections");

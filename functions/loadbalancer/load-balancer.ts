@@ -15,7 +15,12 @@ import {
   type PointLoss,
   type PointLostAnswer,
 } from "../../src/onion/service/onion-service.ts";
-import type { LoadBalancerReport, OwnerMessage, ScaleSettings } from "../../src/wire/loadbalancer.ts";
+import {
+  LoadBalancerLimits,
+  type LoadBalancerReport,
+  type OwnerMessage,
+  type ScaleSettings,
+} from "../../src/wire/loadbalancer.ts";
 import type { ReplicaStart } from "../replica/protocol.ts";
 import type { TorNode } from "../replica/tor-node.ts";
 import { Introductions } from "./introductions.ts";
@@ -48,8 +53,11 @@ export interface LoadBalancerParts {
 export type LoadBalancerEnd = "stopped" | "fenced-off";
 
 const TICK_MS = 200;
-/** Points that were claimed by somebody: how long the others may take to follow before it is taken for an accident. */
-const FENCE_MS = 5000;
+const POINTS_DEFAULT = 3;
+/** A descriptor has no room for more (rend-spec-v3 2.5.2.2). */
+const POINTS_MAX = LoadBalancerLimits.introductionPointsMax;
+/** A point that was lost while the standby is not heard of is replaced after this long, where others are left: milliseconds. */
+const UNHEARD_MS = 60_000;
 
 export class LoadBalancer implements AsyncDisposable {
   readonly #parts: LoadBalancerParts;
@@ -64,8 +72,9 @@ export class LoadBalancer implements AsyncDisposable {
   #watch: { readonly everyMs: number; readonly id?: number } | undefined;
   #stopWatch: () => void = () => undefined;
   #isOver = false;
-  /** Points, in all. */
+  /** Points claimed, and those that an earlier instance or the primary had. */
   #claimed = 0;
+  #hadPoints = 0;
   #hasStarted = false;
 
   constructor(keeper: StateKeeper, parts: LoadBalancerParts) {
@@ -119,6 +128,10 @@ export class LoadBalancer implements AsyncDisposable {
       this.#fence();
       return;
     }
+    const wanted = state.start.introductionPoints ?? POINTS_DEFAULT;
+    // Of those that earlier instances added, the newest.
+    const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wanted);
+    this.#hadPoints = known.length;
     const replicas = this.#replicas.attach(state.homes, state.replicas);
     this.#tick();
     const clients = state.start.clients?.map((key) => Uint8Array.from(Buffer.from(key, "base64")));
@@ -128,7 +141,7 @@ export class LoadBalancer implements AsyncDisposable {
         paths: node.paths,
         isTestingNetwork: node.isTestingNetwork,
         identity: readExpandedKey(Uint8Array.from(Buffer.from(state.start.key, "base64"))),
-        introductionPoints: state.start.introductionPoints ?? 3,
+        introductionPoints: wanted,
         ...(clients ? { clients } : {}),
         clock,
         log,
@@ -147,7 +160,7 @@ export class LoadBalancer implements AsyncDisposable {
         onPublished: (published) => this.#published(published),
       },
       {
-        known: knownPoints(state.points, node.network, seen, circuits),
+        known,
         published: state.published ?? undefined,
         signal,
       },
@@ -157,9 +170,18 @@ export class LoadBalancer implements AsyncDisposable {
         log.warn("onion service not published", { error: messageOf(error) });
       });
     };
+    this.#addPoint(signal);
     await replicas;
     this.#beginStandby();
     this.#sayStarted();
+  }
+
+  /** For clients that came while nobody was there. Not awaited: everybody else comes in by the points that there were. */
+  #addPoint(signal: AbortSignal): void {
+    if (this.#hadPoints === 0 || this.#hadPoints >= POINTS_MAX) return;
+    this.#service?.addPoint(signal).catch((error: unknown) => {
+      this.#parts.log.info("no further introduction point", { error: messageOf(error) });
+    });
   }
 
   /** What an owner says. */
@@ -220,7 +242,7 @@ export class LoadBalancer implements AsyncDisposable {
     const { takeover, outbox, clock } = this.#parts;
     outbox.event({ kind: "point-claimed", relay: relay.fingerprint });
     this.#claimed++;
-    if (takeover && this.#claimed === this.#keeper.state.points.length)
+    if (takeover && this.#claimed === this.#hadPoints)
       outbox.event({ kind: "took-over", afterMs: clock.now() - takeover.noticedMs });
   }
 
@@ -250,18 +272,33 @@ export class LoadBalancer implements AsyncDisposable {
   }
 
   /** Whether a lost point is replaced: not when somebody else has the service now. */
-  async #pointLost(point: IntroductionPoint, { isClaimed }: PointLoss): Promise<PointLostAnswer> {
-    const { outbox, clock } = this.#parts;
+  async #pointLost(point: IntroductionPoint, { isByRelay, reason }: PointLoss): Promise<PointLostAnswer> {
+    const { outbox, log } = this.#parts;
     this.#counts.delete(nameOf(point));
     if (this.#isOver) return "leave";
     outbox.event({ kind: "point-lost", relay: point.relay.fingerprint });
-    if (!isClaimed) return "replace";
+    log.info("introduction point lost", { reason: reason.message });
+    if (!isByRelay) return "replace";
     if (await this.#hasSuccessor()) return this.#fence();
-    // Nobody else has our keys, or who has says that it waits: then it is the relay's doing.
-    const isAlone = () => (this.#standby ? this.#standby.isWaiting : !this.#parts.takeover);
-    if (isAlone()) return "replace";
-    if (this.#service?.introductionPoints.length !== 0) await clock.sleep(FENCE_MS);
-    return !isAlone() && this.#service?.introductionPoints.length === 0 ? this.#fence() : "replace";
+    return this.#standby && (await this.#isFenced(this.#standby)) ? this.#fence() : "replace";
+  }
+
+  /**
+   * Whether the standby has the point: it does not say that it waits, and somebody has attached to a replica, or all points
+   * are gone. No relay and no box of a replica can bring that about alone. Until then the other points stay as they
+   * are: relays may take long to end the circuits of points that somebody else has claimed.
+   */
+  async #isFenced(standby: StandbyLink): Promise<boolean> {
+    const { clock } = this.#parts;
+    const lostMs = clock.now();
+    for (let sinceMs = 0; sinceMs < UNHEARD_MS; sinceMs = clock.now() - lostMs) {
+      await clock.sleep(TICK_MS);
+      if (this.#isOver) return true;
+      if (standby.heardMs > lostMs) return false;
+      const isEvident = this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
+      if (isEvident && sinceMs >= standby.silentMs) return true;
+    }
+    return false;
   }
 
   /** Whether a later instance of this function runs, which shares the storage. */

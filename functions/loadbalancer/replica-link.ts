@@ -30,6 +30,8 @@ export interface ReplicaHost {
   /** It has room again, or says how it is. */
   onReport(link: ReplicaLink): void;
   onFailed(link: ReplicaLink, introduction: Introduction, reason: string): void;
+  /** Somebody else has attached to it, as a standby does that takes over. */
+  onTakenOver(): void;
   /** Called once. What was given and not answered is in `pending`. */
   onOver(link: ReplicaLink, how: { readonly isDone: boolean; readonly reason: string }): void;
 }
@@ -88,7 +90,17 @@ export class ReplicaLink {
   }
 
   get isSilent(): boolean {
-    return this.#host.clock.now() - this.#heardMs > SILENT_MS;
+    return this.silentMs > SILENT_MS;
+  }
+
+  /** Since when nothing was heard: milliseconds. */
+  get silentMs(): number {
+    return this.#host.clock.now() - this.#heardMs;
+  }
+
+  /** We were not there ourselves for so long: that is not the replica's silence. */
+  excuse(ms: number): void {
+    this.#heardMs = Math.min(this.#host.clock.now(), this.#heardMs + ms);
   }
 
   get isRetiring(): boolean {
@@ -173,8 +185,7 @@ export class ReplicaLink {
       if (this.#phase === "retiring") this.#send({ kind: "retire", epoch: this.#host.epoch });
       for (const introduction of this.#pending.values()) this.#meet(introduction);
     }
-    if (this.#phase !== "starting" && this.#host.clock.now() - this.#heardMs > LOST_MS)
-      void this.leave("not heard of for a minute");
+    if (this.#phase !== "starting" && this.silentMs > LOST_MS) void this.leave("not heard of for a minute");
   }
 
   #meet({ number, material }: Introduction): void {
@@ -228,6 +239,7 @@ export class ReplicaLink {
       return undefined;
     } catch (error) {
       if (isPassing(error) && this.#phase !== "starting") return error;
+      if (systemCode(error) === "taken-over") this.#host.onTakenOver();
       this.#over(false, messageOf(error));
       void far.detach().catch(() => undefined);
       return undefined;

@@ -1,7 +1,7 @@
 // All replicas: which of them gets the next client, when another one is started and when one is retired, and on which box.
 // Boundary: boxes that refuse, die or are slow. Nothing here waits for one of them while clients do.
 
-import type { Bento, FarSession, Json, Package } from "bento/function";
+import type { Bento, FarSession, Package } from "bento/function";
 import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf, systemCode } from "../../src/base/errors.ts";
@@ -11,7 +11,7 @@ import type {
   ScaleSettings,
   Watermark,
 } from "../../src/wire/loadbalancer.ts";
-import type { ReplicaStart } from "../replica/protocol.ts";
+import { decodeMessage, encodeCommand, type ReplicaStart } from "../replica/protocol.ts";
 import type { Introduction } from "./introductions.ts";
 import { type ReplicaHost, ReplicaLink } from "./replica-link.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
@@ -41,9 +41,15 @@ export interface ReplicaSetParts {
 
 /** All of the marks that are set must have been undercut for this long before a replica is retired. */
 export const LOW_HOLD_MS = 10_000;
+/** A silent replica keeps its place this long; when it comes back later, one too many is retired. */
+export const GONE_MS = 10_000;
+/** When this was not called for so long, we were held up ourselves: milliseconds. */
+const STALL_MS = 1000;
 /** After a box has refused, or a replica on it was lost, it is not asked for this long; doubled each time. */
 export const REFUSED_MS = 5000;
 export const REFUSED_MS_MAX = 300_000;
+/** After somebody else has attached to a replica, none is started for this long: milliseconds. */
+export const TAKEN_OVER_MS = 10_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
 
@@ -65,14 +71,20 @@ export class ReplicaSet {
   readonly #asking = new Map<number, Starting>();
   readonly #homes = new Map<string, Home>();
   readonly #refusals = new Map<string, { readonly untilMs: number; readonly waitMs: number }>();
+  /** Attached to, and not heard of yet: they were started long ago. */
+  readonly #known = new Set<number>();
   readonly #ended = new AbortController();
   #scale: ScaleSettings;
   #tellsClients = false;
   #lowSinceMs: number | undefined;
+  #takenOverMs: number | undefined;
+  #tickedMs: number;
+  #isRehearsing = false;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
     this.#parts = parts;
+    this.#tickedMs = parts.clock.now();
   }
 
   /** Takes up with what an earlier instance, or the primary, had. Resolves when each was tried. */
@@ -85,6 +97,11 @@ export class ReplicaSet {
 
   get scale(): ScaleSettings {
     return this.#scale;
+  }
+
+  /** Somebody else has attached to one of them. */
+  get wasTakenOver(): boolean {
+    return this.#takenOverMs !== undefined;
   }
 
   /** Replicas that a client could be sent to now. */
@@ -120,7 +137,11 @@ export class ReplicaSet {
   /** To be called several times a second. */
   tick(): void {
     if (this.#ended.signal.aborted) return;
+    const sinceMs = this.#parts.clock.now() - this.#tickedMs;
+    this.#tickedMs += sinceMs;
     for (const link of this.#links.values()) {
+      // What came meanwhile has not been read yet.
+      if (sinceMs > STALL_MS) link.excuse(sinceMs);
       link.tick();
       if (link.isSilent && link.hasPending) this.#giveAgain(link);
       const { startedAtMs } = link.place;
@@ -129,6 +150,7 @@ export class ReplicaSet {
     }
     this.#grow();
     this.#shrink();
+    this.#rehearse();
   }
 
   /** Ends every replica and removes their functions. */
@@ -178,7 +200,13 @@ export class ReplicaSet {
   }
 
   /** Serving ones, and those that will: their number, and what they carry together. */
-  #carried(): { readonly count: number; readonly starting: number; readonly sum: Required<Watermark> } {
+  #carried(): {
+    readonly count: number;
+    readonly starting: number;
+    /** Silent ones that may come back any moment. */
+    readonly silent: number;
+    readonly sum: Required<Watermark>;
+  } {
     const all = this.#all();
     const serving = all.filter(({ state }) => state === "serving");
     const starting = this.#asking.size + all.filter(({ state }) => state === "starting").length;
@@ -188,16 +216,19 @@ export class ReplicaSet {
       sum.bytesPerSecond += link.load.bytesPerSecond;
       sum.cpuPercent += link.load.cpuPercent;
     }
-    return { count: serving.length, starting, sum };
+    const silent = all.filter((link) => link.state === "silent" && link.silentMs < GONE_MS).length;
+    return { count: serving.length, starting, silent, sum };
   }
 
   #grow(): void {
     const { replicasMin, replicasMax, high } = this.#scale;
+    // Whoever attached to a replica may have the whole service: then nothing is to be started any more.
+    if (this.#parts.clock.now() - (this.#takenOverMs ?? Number.NEGATIVE_INFINITY) < TAKEN_OVER_MS) return;
     for (;;) {
-      const { count, starting, sum } = this.#carried();
+      const { count, starting, silent, sum } = this.#carried();
       const all = count + starting;
       const wanted = all < replicasMin || (all > 0 && isAbove(sum, all, high));
-      if (!wanted || all >= Math.max(replicasMin, replicasMax)) return;
+      if (!wanted || all + silent >= Math.max(replicasMin, replicasMax)) return;
       const box = this.#freeBox();
       if (box === undefined) return;
       void this.#start(box);
@@ -238,23 +269,23 @@ export class ReplicaSet {
   }
 
   /** The box with the fewest replicas; of several the first in the owner's order. */
-  #freeBox(): string | undefined {
+  #freeBox(isFitting: (box: string) => boolean = () => true): string | undefined {
     const nowMs = this.#parts.clock.now();
     const counts = new Map<string, number>();
     const count = (box: string) => counts.set(box, (counts.get(box) ?? 0) + 1);
     for (const { place } of this.#links.values()) count(place.box);
     for (const { box } of this.#asking.values()) count(box);
     return this.#parts.boxes
-      .filter((box) => (this.#refusals.get(box)?.untilMs ?? 0) <= nowMs)
+      .filter((box) => isFitting(box) && (this.#refusals.get(box)?.untilMs ?? 0) <= nowMs)
       .toSorted((a, b) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0))[0];
   }
 
   async #start(box: string): Promise<void> {
-    const { clock, nextId, onEvent } = this.#parts;
+    const { clock, nextId, start } = this.#parts;
     const starting = { id: nextId(), box, atMs: clock.now() };
     this.#asking.set(starting.id, starting);
     try {
-      const far = await this.#run(box);
+      const far = await this.#run(box, start);
       if (this.#ended.signal.aborted) {
         await far.close();
         return;
@@ -262,23 +293,16 @@ export class ReplicaSet {
       const place = { id: starting.id, box, instance: far.instance, startedAtMs: starting.atMs };
       this.#links.set(place.id, new ReplicaLink(this.#host(), place, far));
     } catch (error) {
-      if (this.#ended.signal.aborted) return;
-      this.#refuse(box);
-      onEvent({
-        kind: "replica-refused",
-        box,
-        code: systemCode(error) ?? "failed",
-        message: messageOf(error),
-      });
+      if (!this.#ended.signal.aborted) this.#refused(box, error);
     } finally {
       this.#asking.delete(starting.id);
     }
   }
 
   /** An instance of the function that is there already, which has the site; or of a new one. */
-  async #run(box: string): Promise<FarSession> {
-    const { bento, pack, start } = this.#parts;
-    const args = [start as unknown as Json];
+  async #run(box: string, start: ReplicaStart): Promise<FarSession> {
+    const { bento, pack } = this.#parts;
+    const args = [start];
     const home = this.#homes.get(box);
     if (home) {
       try {
@@ -299,16 +323,55 @@ export class ReplicaSet {
     return far;
   }
 
+  /**
+   * Brings package and site to the boxes that will be needed next, one after the other, while nothing else is to be done:
+   * a replica that is started there later serves within a second or two.
+   */
+  #rehearse(): void {
+    const { replicasMin, replicasMax } = this.#scale;
+    const { count, starting } = this.#carried();
+    if (this.#isRehearsing || starting > 0 || count < Math.max(1, replicasMin)) return;
+    if (this.#homes.size >= replicasMax) return;
+    const box = this.#freeBox((one) => !this.#homes.has(one));
+    if (box === undefined) return;
+    this.#isRehearsing = true;
+    void this.#rehearseAt(box);
+  }
+
+  async #rehearseAt(box: string): Promise<void> {
+    try {
+      await using far = await this.#run(box, { ...this.#parts.start, isRehearsal: true });
+      for await (const bytes of far) {
+        const message = decodeMessage(bytes);
+        if (message.kind !== "hello" || !message.needsSite) continue;
+        for await (const piece of this.#parts.site()) {
+          this.#ended.signal.throwIfAborted();
+          await far.send(encodeCommand({ kind: "site", bytes: piece }));
+        }
+      }
+    } catch (error) {
+      if (this.#ended.signal.aborted) return;
+      this.#refused(box, error);
+    } finally {
+      this.#isRehearsing = false;
+    }
+  }
+
   async #attach(replica: KeptReplica): Promise<void> {
     const { id, box, instance, startedAtMs, isRetiring } = replica;
+    // It counts as starting meanwhile: nothing is started in its place.
+    this.#asking.set(id, { id, box, atMs: startedAtMs });
     try {
       const far = await this.#parts.bento.open(box, instance);
+      this.#known.add(id);
       this.#links.set(
         id,
         new ReplicaLink(this.#host(), { id, box, instance, startedAtMs }, far, { isRetiring }),
       );
     } catch (error) {
       this.#parts.onEvent({ kind: "replica-lost", id, box, reason: messageOf(error) });
+    } finally {
+      this.#asking.delete(id);
     }
   }
 
@@ -326,6 +389,9 @@ export class ReplicaSet {
       onServing: (link) => void this.#serving(link),
       onReport: onRoom,
       onFailed: (_link, introduction) => onAgain(introduction),
+      onTakenOver: () => {
+        this.#takenOverMs = clock.now();
+      },
       onOver: (link, how) => this.#over(link, how),
     };
   }
@@ -334,7 +400,8 @@ export class ReplicaSet {
     const { id, box, startedAtMs } = link.place;
     const { clock, onEvent, onRoom } = this.#parts;
     this.#refusals.delete(box);
-    onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
+    if (!this.#known.delete(id))
+      onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
     onRoom();
     await this.#changed();
   }
@@ -342,6 +409,7 @@ export class ReplicaSet {
   #over(link: ReplicaLink, { isDone, reason }: { readonly isDone: boolean; readonly reason: string }): void {
     const { id, box } = link.place;
     this.#links.delete(id);
+    this.#known.delete(id);
     if (this.#ended.signal.aborted) return;
     this.#giveAgain(link);
     if (isDone) {
@@ -352,6 +420,12 @@ export class ReplicaSet {
     }
     void this.#changed();
     this.tick();
+  }
+
+  #refused(box: string, error: unknown): void {
+    this.#refuse(box);
+    const code = systemCode(error) ?? "failed";
+    this.#parts.onEvent({ kind: "replica-refused", box, code, message: messageOf(error) });
   }
 
   #refuse(box: string): void {

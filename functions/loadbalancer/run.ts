@@ -116,7 +116,7 @@ class Instance {
     const { state, circuits, noticedMs } = await orAborted(standby.takeover, session.signal);
     const keeper = await StateKeeper.create(storage, log, {
       ...state,
-      epoch: state.epoch + 1,
+      epoch: state.epoch + TAKEOVER_EPOCHS,
       standby: null,
     });
     this.#tell({ tookOver: { epoch: keeper.state.epoch } });
@@ -219,3 +219,5 @@ class Instance {
 }
 
 const EARLY_MAX = 16;
+/** So that a primary that goes on all the same, counting by ones, never has the epoch of its standby. */
+const TAKEOVER_EPOCHS = 0x1_0000;

@@ -65,6 +65,16 @@ export class StandbyLink {
     return this.#parts.clock.now() - this.#heardMs <= FRESH_MS;
   }
 
+  /** When it last said so: Unix milliseconds. */
+  get heardMs(): number {
+    return this.#heardMs;
+  }
+
+  /** After how much silence it takes over: milliseconds. */
+  get silentMs(): number {
+    return this.#parts.state().start.standby?.silentMs ?? SILENT_MS_DEFAULT;
+  }
+
   stateChanged(): void {
     this.#isStateDue = true;
   }
@@ -165,8 +175,8 @@ export class StandbyLink {
   #argument(): StandbyStart {
     const { start } = this.#parts.state();
     const siteBytes = start.serve.kind === "files" ? start.serve.siteBytes : 0;
-    const silentMs = start.standby?.silentMs ?? SILENT_MS_DEFAULT;
-    return { standby: { version: 1, replicaBytes: this.#parts.replicaBytes, siteBytes, silentMs } };
+    const { replicaBytes } = this.#parts;
+    return { standby: { version: 1, replicaBytes, siteBytes, silentMs: this.silentMs } };
   }
 
   async #sendBeat(far: FarSession, seen: NonNullable<PrimaryMessage["seen"]>): Promise<void> {

@@ -15,6 +15,8 @@ export type ReplicaStart = {
   readonly epoch: number;
   /** The port that clients name. */
   readonly virtualPort: number;
+  /** Takes the site and ends: so that a replica that is started here later has it at once. */
+  readonly isRehearsal?: boolean;
   readonly serve: /** The site's bytes follow where the replica says that it has them not. */
     | { readonly kind: "files"; readonly siteBytes: number; readonly siteDigest: string }
     | Extract<Serve, { kind: "target" }>;
@@ -228,10 +230,10 @@ function malformed(found: string): ProtocolError {
 
 /** The argument of an invocation, which whoever holds the token chooses. Throws Error. */
 export function checkedReplicaStart(given: unknown): ReplicaStart {
-  const { version, epoch, virtualPort, serve } = (given ?? {}) as Partial<ReplicaStart>;
+  const { version, epoch, virtualPort, serve, isRehearsal = false } = (given ?? {}) as Partial<ReplicaStart>;
   if (version !== 1 || !isWhole(epoch, 0, 0xffff_ffff) || !isWhole(virtualPort, 1, 0xffff) || !isServe(serve))
     throw new Error("Cannot serve: the request is malformed");
-  return { version, epoch, virtualPort, serve };
+  return { version, epoch, virtualPort, serve, ...(isRehearsal ? { isRehearsal } : {}) };
 }
 
 function isServe(value: ReplicaStart["serve"] | undefined): value is ReplicaStart["serve"] {

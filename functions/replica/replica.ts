@@ -115,6 +115,10 @@ class Replica {
       this.#ended.abort(new Error("the replica could not begin"));
     });
     void this.#listen();
+    if (this.#start.isRehearsal === true) {
+      await this.#rehearse(stopTimer);
+      return;
+    }
     const node = TorNode.start(tor, { clock, log, signal });
     node.catch(() => undefined);
     try {
@@ -142,6 +146,16 @@ class Replica {
         (started) => started[Symbol.dispose](),
         () => undefined,
       );
+    }
+  }
+
+  async #rehearse(stopTimer: () => void): Promise<void> {
+    try {
+      await this.#loadSite();
+      await this.#sent;
+    } finally {
+      stopTimer();
+      this.#ended.abort(new Error("the replica ends"));
     }
   }
 

@@ -29,6 +29,7 @@ export function buildProgram(version: string, act: Act): Command {
   addInstances(program, act);
   addFiles(program, act);
   addShards(program, act);
+  addBalancers(program, act);
   addTools(program, act);
   return program;
 }
@@ -268,7 +269,10 @@ function addFiles(program: Command, act: Act): void {
     .description("keep files on a box, encrypted here; prints a secret link for each")
     .argument("[file...]", "files")
     .option("--gets <n>", "downloads until it removes itself", count(1, 1000), 1)
-    .option("--bytes <size>", "bytes of all downloads until it does; twice the size for each when left out")
+    .option(
+      "--bytes <size>",
+      "bytes of all downloads until it does; 16 times the size for each when left out",
+    )
     .option("--expires <duration>", "removed after this, e.g. 12h; 7d when left out")
     .option("--pad <size>", "padme, none, or a multiple such as 1MiB", "padme")
     .option("--no-encrypt", "put it as it is: the box can read and change it")
@@ -329,6 +333,84 @@ function addShards(program: Command, act: Act): void {
     .option("--renew <duration>", "renew what expires within this; a third of the lifetime when left out")
     .action((receipt: string, options) =>
       act(async (cli) => (await import("../client/cli/shard-repair.ts")).shardRepair(cli, receipt, options)),
+    );
+}
+
+function addBalancers(program: Command, act: Act): void {
+  const lb = program
+    .command("lb")
+    .description("an onion service whose clients are met by replicas on several boxes");
+  scaling(reach(lb.command("start")))
+    .description("start one and save it under a name; prints its onion address")
+    .option("--site <folder>", "serve these files by HTTP")
+    .option("--target <address>", "or a TCP destination of each replica, host:port")
+    .option(
+      "--key <file>",
+      "tor's hs_ed25519_secret_key, or the folder that holds it; a new one when left out",
+    )
+    .option("--port <port>", "the port that clients name", count(1, 65535), 80)
+    .option(
+      "--boxes <boxes>",
+      "of replicas, in order of preference, e.g. self,box1; all that suit when left out",
+      list,
+    )
+    .option("--standby <box>", "a second load balancer there, which takes over when the first one dies")
+    .option("--distinct <kinds>", "relay, family or both: no two replicas beside one relay or family", list)
+    .option("--region <codes>", "replicas only in these countries, e.g. DE,SE, as operators claim", list)
+    .option("--avoid-region <codes>", "in none of these countries", list)
+    .option("--not <boxes>", "not on these boxes or beside these relays", list)
+    .option("--points <n>", "introduction points", count(1, 20))
+    .option(
+      "--client-key <key...>",
+      "public keys of the only clients that may come, as tor has them; or @file",
+    )
+    .option("--name <name>", "save under this name")
+    .addOption(
+      new Option("--balancer-fn <fn>", "in place of the bundled function").default("loadbalancer").hideHelp(),
+    )
+    .addOption(
+      new Option("--replica-fn <fn>", "in place of the bundled function").default("replica").hideHelp(),
+    )
+    .action((options) => act(async (cli) => (await import("../client/cli/lb.ts")).lbStart(cli, options)));
+  shardReach(lb.command("status"))
+    .description("its replicas, their load, introductions; exit code 6 when it cannot be reached")
+    .argument("[name]", "as saved; the only one when left out")
+    .option("--watch", "go on, until Ctrl-C")
+    .option(
+      "--page [port]",
+      "draw it on a page on this machine, until Ctrl-C; prints the page's address",
+      port,
+    )
+    .option("--open", "with --page: show it in the browser")
+    .option("--interval <seconds>", "with --watch and --page: between reports", seconds, 1)
+    .action((name: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/lb-status.ts")).lbStatus(cli, name, options)),
+    );
+  scaling(shardReach(lb.command("scale")))
+    .description("change its settings while it runs")
+    .argument("[name]", "as saved; the only one when left out")
+    .action((name: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/lb-stop.ts")).lbScale(cli, name, options)),
+    );
+  shardReach(lb.command("stop"))
+    .description("end it, its replicas and its standby; exit code 9 when part of that could not be seen")
+    .argument("[name]", "as saved; the only one when left out")
+    .option("--forget", "forget it here, whatever the boxes say")
+    .action((name: string | undefined, options) =>
+      act(async (cli) => (await import("../client/cli/lb-stop.ts")).lbStop(cli, name, options)),
+    );
+}
+
+function scaling(command: Command): Command {
+  return command
+    .option("--replicas <range>", "at least and at most so many, e.g. 1..4")
+    .option(
+      "--high <load>",
+      "mean load that starts one more, e.g. connections=2,rate=1MiB/s,cpu=80%; any of the three",
+    )
+    .option("--low <load>", "mean load below which one ends; 40 % of --high when left out")
+    .addOption(
+      new Option("--choice <kind>", "which replica meets a client").choices(["least-loaded", "random"]),
     );
 }
 
@@ -456,6 +538,17 @@ function list(text: string): string[] {
   const items = text.split(",").map((item) => item.trim());
   if (items.every((item) => item !== "")) return items;
   throw new InvalidArgumentError("Wanted a list such as a,b.");
+}
+
+function port(text: string): number {
+  return count(0, 65535)(text);
+}
+
+/** From a tenth of a second to an hour. */
+function seconds(text: string): number {
+  const value = Number(text);
+  if (/^\d+(\.\d+)?$/.test(text) && value >= 0.1 && value <= 3600) return value;
+  throw new InvalidArgumentError("Wanted seconds, 0.1 to 3600.");
 }
 
 function rate(text: string): number {

@@ -3,15 +3,18 @@
 // `down` never ends anything else. Everything lies in one folder: tor/ the network, boxes/ the boxes.
 
 import { spawn } from "node:child_process";
-import { mkdir, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { systemClock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
+import { probeImage } from "../box/sandbox/image.ts";
 import { BoxClient } from "../client/client.ts";
 import type { BoxEntry } from "../client/context.ts";
 import { directDial } from "../client/dial.ts";
 import { formatSocks } from "../client/tor-dial.ts";
+import { buildGuests } from "../guest/build.ts";
 import type { LinkShape } from "../testnet/plan.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
@@ -30,6 +33,10 @@ const UIDS_PER_BOX = 1000;
 const UIDS_PER_NETWORK = 16 * UIDS_PER_BOX;
 const UID_FIRST = 1_000_000;
 const LOG_TAIL_BYTES = 2000;
+/** In `[policy]`: the image, and the room that the bundled function asks for (docs/guide/operator.md). */
+const BROWSER_TOML = `images = ["deno", "python", "chromium"]
+function = { memory = "512MiB", pids = 200, tmp = "128MiB" }
+`;
 
 export type NetworkPhase = BootPhase | "boxes";
 
@@ -40,19 +47,19 @@ export interface NetworkOptions {
   readonly relays?: number | undefined;
   readonly latencyMs?: number | undefined;
   readonly rateMbit?: number | undefined;
-  /** Names of relays whose links are written to trace files. */
-  readonly traced?: readonly string[];
   /** Default 1. */
   readonly clients?: number;
   /** As in PlanOptions. */
   readonly links?: Readonly<Record<string, Partial<LinkShape>>>;
   readonly bandwidths?: Readonly<Record<string, number>>;
+  /** Further lines for the client's torrc. */
+  readonly clientTorrc?: readonly string[];
   /** True: survives this process. */
   readonly detached: boolean;
   /** Boxes have onion services unless this is false; they are reached at their relays' addresses then. */
   readonly onion?: boolean;
-  /** Further lines for each box.toml, one table header each. */
-  readonly boxToml?: string;
+  /** Further tables for box.toml, of each box or of the one with this number. */
+  readonly boxToml?: string | ((index: number) => string);
   readonly signal?: AbortSignal;
   readonly onProgress?: (phase: NetworkPhase, elapsedMs: number) => void;
 }
@@ -89,6 +96,8 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
   await stopNetwork(options.dir);
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   try {
+    // One that cannot even say its version is not offered.
+    const browser = hasBrowser().catch(() => false);
     const testnet = await Testnet.up({
       dir: path.join(options.dir, "tor"),
       authorities: AUTHORITIES,
@@ -101,14 +110,17 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       signal: options.signal,
       ...(options.latencyMs === undefined ? {} : { latencyMs: options.latencyMs }),
       ...(options.rateMbit === undefined ? {} : { rateMbit: options.rateMbit }),
-      ...(options.traced === undefined ? {} : { traced: options.traced }),
+      extraTorrc: ({ kind }) => (kind === "client" ? options.clientTorrc : undefined),
       onProgress: (phase, elapsedMs) => {
         if (phase !== "up") options.onProgress?.(phase, elapsedMs);
       },
     });
     options.onProgress?.("boxes", systemClock.now() - startedMs);
+    const images = (await browser) ? BROWSER_TOML : "";
     const boxes = await Promise.all(
-      testnet.exits.slice(0, options.boxes).map((relay, index) => startBox(testnet, relay, index, options)),
+      testnet.exits
+        .slice(0, options.boxes)
+        .map((relay, index) => startBox(testnet, relay, index, { ...options, images })),
     );
     options.onProgress?.("up", systemClock.now() - startedMs);
     return { testnet, socks: formatSocks(testnet.socksTcp()), boxes };
@@ -138,11 +150,21 @@ export async function isBoxAlive(dir: string, name: string): Promise<boolean> {
   return identity !== undefined && (await isAlive(identity));
 }
 
+/** Whether this machine has a browser for functions: a box that names the image and lacks a part of it starts none. */
+async function hasBrowser(): Promise<boolean> {
+  const dir = await mkdtemp(path.join(tmpdir(), "bento-guest-"));
+  try {
+    return (await probeImage("chromium", await buildGuests(dir))).kind === "complete";
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
 async function startBox(
   testnet: Testnet,
   relay: TestnetNode,
   index: number,
-  options: NetworkOptions,
+  options: NetworkOptions & { readonly images: string },
 ): Promise<RunningBox> {
   const name = `box${index}`;
   const dir = path.join(options.dir, "boxes", name);
@@ -168,7 +190,7 @@ port = ${ONION_PORT}
 listen = "${exit}"
 [policy]
 box = ["load", "memory", "disk", "network", "instances", "limits"]
-[policy.bento]
+${options.images}[policy.bento]
 boxes = ["self", "*"]
 [policy.tor]
 routines = ["circuits", "streams", "onions", "events", "directory"]
@@ -184,7 +206,7 @@ deno = 1
 python = 1
 [sandbox]
 uids = "${uidFirst}-${uidFirst + UIDS_PER_BOX - 1}"
-${options.boxToml ?? ""}`;
+${typeof options.boxToml === "function" ? options.boxToml(index) : (options.boxToml ?? "")}`;
   const configFile = path.join(dir, "box.toml");
   await writeFile(configFile, config);
   await spawnBox(dir, configFile, options.detached);

@@ -9,12 +9,16 @@ import type { Clock } from "../base/clock.ts";
 import { BentoError, messageOf } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { buildGuests, type GuestFiles } from "../guest/build.ts";
+import { bridgesSockets, readyFile } from "../guest/images.ts";
 import type { Info } from "../wire/api.ts";
 import type { BoxAddress } from "../wire/box-address.ts";
 import { BoxError } from "../wire/error-code.ts";
+import { grant } from "../wire/grant.ts";
 import type { ManifestInput } from "../wire/manifest.ts";
+import type { PackageInput } from "../wire/package.ts";
 import { type Policy, SELF } from "../wire/policy.ts";
 import { Admission } from "./admit/admit.ts";
+import { type BundledFunction, BundledFunctions } from "./admit/bundled-functions.ts";
 import { publishedPolicy } from "./admit/policy.ts";
 import { BoxMeter } from "./box-meter.ts";
 import { ClientTor, firstHopOf } from "./client-tor.ts";
@@ -33,13 +37,14 @@ import { LegacyListener } from "./legacy2021/legacy-listener.ts";
 import { OnionPublisher } from "./onion.ts";
 import { SandboxHost } from "./sandbox/sandbox.ts";
 import { SandboxUnavailable } from "./sandbox/sandbox-unavailable.ts";
+import type { WarmPlan } from "./sandbox/warm-pool.ts";
 import { BoxServer } from "./serve/box-server.ts";
 import { Operations } from "./serve/operations.ts";
 import { SPOOLED_BLOCK_BYTES_MAX } from "./session/backlog-block.ts";
 import type { GuestStarter } from "./session/guest.ts";
 import type { InstanceRequest } from "./session/instance.ts";
 import { Instances } from "./session/instances.ts";
-import { GUEST_OPEN_FILES, SandboxedGuests } from "./session/sandboxed-guest.ts";
+import { GUEST_OPEN_FILES, SandboxedGuests, sandboxSpec } from "./session/sandboxed-guest.ts";
 import { Spool } from "./session/spool.ts";
 import { FunctionStore } from "./store/function-store.ts";
 
@@ -50,11 +55,16 @@ const WARM_MEMORY_BYTES = 64 * 2 ** 20;
 /** Scratch directory that functions get which ask for none; the warm pool is made for these. */
 const WARM_TMP_BYTES = 8 * 2 ** 20;
 
+/** An instance takes a quarter of a second of computing to get ready, and whoever took the last one is waiting for a page. */
+const READY_START = { refillDelayMs: 1000, cpuPercent: 40 };
+
 export interface BoxDeps {
   readonly clock: Clock;
   readonly log: Log;
   /** How functions reach boxes; without it none may deploy functions. */
   readonly remote?: (routes: RemoteRoutes) => RemoteBoxes;
+  /** The functions that it comes with: clients may name them by hash. */
+  readonly bundled?: readonly PackageInput[] | undefined;
   /** Name and version as `/v1/info` gives them. */
   readonly software?: string;
   /**
@@ -81,6 +91,7 @@ export class Box implements AsyncDisposable {
   readonly #owned = new AsyncDisposableStack();
   readonly #admission: Admission;
   readonly #broker: NetBroker;
+  readonly #bundled: BundledFunctions;
   #relay: RelayFacts | undefined;
   #host: SandboxHost | undefined;
   #instances: Instances | undefined;
@@ -95,6 +106,7 @@ export class Box implements AsyncDisposable {
     const config = deps.remote ? given : { ...given, policy: { ...given.policy, bento: null } };
     this.#config = config;
     this.#deps = deps;
+    this.#bundled = new BundledFunctions(deps.bundled);
     this.#admission = new Admission(publishedPolicy(config.policy, null));
     this.#broker = new NetBroker({
       clock: deps.clock,
@@ -137,6 +149,7 @@ export class Box implements AsyncDisposable {
       region: onion.kind === "hidden" ? null : region,
       family: [...(known?.family ?? [])],
       accepting: this.#admission.accepting,
+      functions: this.#bundled.published,
     };
   }
 
@@ -218,6 +231,7 @@ export class Box implements AsyncDisposable {
       store,
       instances,
       admission: this.#admission,
+      bundled: this.#bundled,
       storageBytes: (id) => vault.bytesOf(id),
       forget: async (id) => {
         this.#bento?.forget(id);
@@ -234,16 +248,18 @@ export class Box implements AsyncDisposable {
   /** The sandbox, or a starter that refuses when this machine cannot hold functions in. */
   async #openSandbox(): Promise<GuestStarter> {
     const { config, clock, log } = { config: this.#config, ...this.#deps };
+    const ready = readyFunctions(config, this.#bundled);
     try {
       const files = withDenoFlags(
-        await buildGuests(join(config.dataDir, "guest")),
+        await buildGuests(join(config.dataDir, "guest"), ready),
         this.#deps.denoFlags ?? [],
       );
-      const host = await SandboxHost.open(sandboxOptions(config, files, { clock, log }));
+      const host = await SandboxHost.open(sandboxOptions(config, files, ready, { clock, log }));
       this.#owned.use(host);
       this.#host = host;
       this.#admission.setAvailable(true);
-      return new SandboxedGuests({ host, clock, log });
+      const mains = new Map(ready.map(({ sourceHash }) => [sourceHash, readyFile(sourceHash)]));
+      return new SandboxedGuests({ host, clock, log, readyMain: (hash) => mains.get(hash) });
     } catch (error) {
       if (!(error instanceof SandboxUnavailable)) throw error;
       log.error("functions cannot be started: the sandbox does not hold here", {
@@ -489,10 +505,42 @@ function withDenoFlags(files: GuestFiles, flags: readonly string[]): GuestFiles 
   return { ...files, runners: { ...files.runners, deno: { ...deno, flags: [...flags, ...deno.flags] } } };
 }
 
-function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clock; log: Log }) {
+/** A function that instances wait for, and the class of instances that it gets when it asks for what its manifest says. */
+interface ReadyFunction extends BundledFunction {
+  readonly bridges: boolean;
+  readonly plan: Omit<WarmPlan, "count">;
+}
+
+/** Those of `warm.ready` that the policy would take, whatever the relay's exit policy will be. */
+function readyFunctions({ policy, ready }: BoxConfig, bundled: BundledFunctions): ReadyFunction[] {
+  if (ready.each === 0) return [];
+  const open = publishedPolicy(policy, ["accept *:*"]);
+  return bundled.ready(ready.functions).flatMap((each) => {
+    const result = grant(each.manifest, open);
+    if (result.kind === "refused") return [];
+    const { image, profile, limits } = sandboxSpec(result.grant);
+    const { tmpBytes, openFilesMax } = limits;
+    const main = readyFile(each.sourceHash);
+    return [
+      {
+        ...each,
+        bridges: bridgesSockets(result.grant),
+        plan: { image, profile, tmpBytes, openFilesMax, main },
+      },
+    ];
+  });
+}
+
+function sandboxOptions(
+  config: BoxConfig,
+  guest: GuestFiles,
+  ready: readonly ReadyFunction[],
+  deps: { clock: Clock; log: Log },
+) {
   const { policy, warm, sandbox } = config;
   const { total } = policy;
-  const plans = policy.images.flatMap((image) => {
+  const readyPlans = ready.map(({ plan }) => ({ ...plan, ...READY_START, count: config.ready.each }));
+  const plans: WarmPlan[] = policy.images.flatMap((image) => {
     // Functions with the network need the wider filter, the others get the narrow one: some of each.
     const members = warm[image] ?? 0;
     const unforked = policy.syscalls.length > 0 && policy.net ? Math.floor(members / 2) : 0;
@@ -506,6 +554,7 @@ function sandboxOptions(config: BoxConfig, guest: GuestFiles, deps: { clock: Clo
       { ...plan, profile: "unforked" as const, count: unforked },
     ].filter(({ count }) => count > 0);
   });
+  plans.push(...readyPlans);
   const waiting = plans.reduce((sum, { count }) => sum + count, 0);
   const pidsMax = Math.max(64, policy.function.pids);
   return {

@@ -79,6 +79,9 @@ const uidRange = converted((value) => {
     : undefined;
 }, 'user ids such as "20000-20999", 1000 or above');
 
+/** Functions that instances wait for. */
+const READY_MAX = 16;
+
 export const boxSchema = section("Configuration of a Bento box.", {
   box: section("The box itself.", {
     name: text(100).default("unnamed box").describe("shown to clients"),
@@ -242,6 +245,12 @@ export const boxSchema = section("Configuration of a Bento box.", {
   warm: section("Instances that wait for a function, so that it starts in milliseconds.", {
     deno: whole(0, 1000).default(2).describe("instances started ahead, about 9 MiB each"),
     python: whole(0, 1000).default(1).describe("instances started ahead, about 4 MiB each"),
+    ready: z
+      .array(z.string("expected text").max(128))
+      .max(READY_MAX)
+      .prefault(["browser"])
+      .describe("bundled functions that instances wait for with their code loaded; empty = none"),
+    ready_each: whole(0, 100).default(1).describe("of each of these, about 30 MiB each"),
   }),
   sandbox: section("What instances run in.", {
     uids: uidRange

@@ -91,6 +91,16 @@ test("parseBoxConfig: each error names key, found and wanted, all at once", () =
   assert.match(errorOf("a = \n b"), /line 1, column/);
 });
 
+test("parseBoxConfig: functions that instances wait for, as many as may be and one more", () => {
+  assert.deepEqual(parseBoxConfig("").ready, { functions: ["browser"], each: 1 });
+  assert.deepEqual(parseBoxConfig("[warm]\nready = []").ready, { functions: [], each: 1 });
+  const ready = (count: number, each: number) =>
+    `[warm]\nready = ${JSON.stringify(Array.from({ length: count }, (_, at) => `f${at}`))}\nready_each = ${each}`;
+  assert.equal(parseBoxConfig(ready(16, 100)).ready.functions.length, 16);
+  assert.match(errorOf(ready(17, 100)), /warm\.ready:/);
+  assert.match(errorOf(ready(16, 101)), /warm\.ready_each: found 101, expected/);
+});
+
 test("parseBoxConfig: refuses values that contradict each other", () => {
   assert.match(
     errorOf('[policy.function]\nmemory = "8GiB"'),
@@ -155,6 +165,16 @@ test("parseSocketAddress: takes addresses and sockets, not names", () => {
   ]) {
     assert.equal(parseSocketAddress(text), undefined, text);
   }
+});
+
+test("parseBoxConfig: a hidden box opens no links to relays, whose far ends would see where it is", () => {
+  const relays = "[policy.relays]\nenabled = true\n";
+  assert.match(
+    errorOf(`${relays}[onion]\nmode = "hidden"\n`),
+    /policy\.relays\.enabled: found true, expected false/,
+  );
+  assert.equal(parseBoxConfig('[onion]\nmode = "hidden"\n').policy.relays, null);
+  assert.equal(parseBoxConfig(`${relays}[onion]\nmode = "single-hop"\n`).policy.relays?.links, 16);
 });
 
 test("parseBoxConfig: a hidden box tells nothing about its machine", () => {

@@ -43,6 +43,8 @@ export interface BoxConfig {
   readonly policy: PolicyConfig;
   /** Instances that wait, by image. Chromium's do not: what takes its time is the browser, which a function starts. */
   readonly warm: Readonly<Partial<Record<ImageName, number>>>;
+  /** Bundled functions that instances wait for with their code loaded, and how many for each. */
+  readonly ready: { readonly functions: readonly string[]; readonly each: number };
   readonly sandbox: {
     readonly uids: { readonly first: number; readonly last: number };
     readonly profile: "strict" | "standard";
@@ -119,7 +121,8 @@ function configOf(toml: BoxToml): BoxConfig {
     exitPort: exit_port.listen ?? null,
     legacy2021: legacy2021.listen ?? null,
     policy: policyOf(toml),
-    warm,
+    warm: { deno: warm.deno, python: warm.python },
+    ready: { functions: warm.ready, each: warm.ready_each },
     sandbox,
   };
 }

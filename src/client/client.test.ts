@@ -6,8 +6,9 @@ import { LEAST_GRANT } from "../../test/support/least-grant.ts";
 import { utf8 } from "../base/bytes.ts";
 import { type Clock, systemClock, TestClock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
-import { BoxError } from "../wire/error-code.ts";
-import type { PackageInput } from "../wire/package.ts";
+import { MEDIA, PATHS } from "../wire/api.ts";
+import { BoxError, problemOf } from "../wire/error-code.ts";
+import { type PackageInput, sourceHash } from "../wire/package.ts";
 import { newInstanceId, newInvocationToken } from "../wire/token.ts";
 import { BoxClient } from "./client.ts";
 import { type Dial, directDial } from "./dial.ts";
@@ -76,6 +77,70 @@ test("BoxClient.store, exec, open: the three steps give the same output", async 
   assert.equal(await client.shutdown(stored.shutdownToken), 1);
 });
 
+/** A function that comes with Bento, large enough to be named rather than sent. */
+const BUNDLED: PackageInput = {
+  manifest: { name: "bundled", image: "deno" },
+  source: `export default {};//${"x".repeat(20_000)}`,
+  isBundled: true,
+};
+const BUNDLED_HASH = sourceHash({ manifest: { image: "deno" }, source: BUNDLED.source });
+
+test("BoxClient: names a source that comes with Bento; a box without it gets it, after one question", async () => {
+  const sent: string[] = [];
+  const script: TestScript = async ({ start }) => {
+    sent.push(start.package && "source" in start.package ? "whole" : "named");
+    return { kind: "returned" };
+  };
+  await using same = await TestBox.start({ script, bundled: { [BUNDLED_HASH]: BUNDLED.source } });
+  await using other = await TestBox.start({ script });
+  const run = async (client: BoxClient, pack: PackageInput) => {
+    const session = await client.run({ package: pack }, { args: [] });
+    await session.drain();
+    assert.equal(
+      session.stored?.sourceHash,
+      sourceHash({ manifest: { image: "deno" }, source: pack.source }),
+    );
+  };
+  {
+    using client = new BoxClient({ address: same.address, dial: directDial });
+    await run(client, BUNDLED);
+    assert.equal((await client.store(BUNDLED)).sourceHash, BUNDLED_HASH);
+    // The author's own copy is a function like any other.
+    await run(client, { ...BUNDLED, isBundled: false });
+    await run(client, { ...HELLO, isBundled: true });
+    assert.deepEqual(sent.splice(0), ["named", "whole", "whole"]);
+    assert.deepEqual(same.requests, ["POST /v1/run", "POST /v1/store", "POST /v1/run", "POST /v1/run"]);
+  }
+  using client = new BoxClient({ address: other.address, dial: directDial });
+  await run(client, BUNDLED);
+  await run(client, BUNDLED);
+  await client.store(BUNDLED);
+  assert.deepEqual(sent.splice(0), ["whole", "whole"]);
+  assert.deepEqual(other.requests, ["POST /v1/run", "POST /v1/run", "POST /v1/run", "POST /v1/store"]);
+  // Who has read the box's information asks nothing in vain.
+  using reader = new BoxClient({ address: other.address, dial: directDial });
+  await reader.info();
+  await run(reader, BUNDLED);
+  assert.deepEqual(other.requests.slice(4), ["GET /v1/info", "POST /v1/run"]);
+});
+
+test("BoxClient: a box that claims a source and has it not, or knows nothing at all, is asked no third time", async () => {
+  const problem = JSON.stringify(problemOf(new BoxError("unknown-source", "no")));
+  await using box = await TestBox.start({
+    intercept: (request, response) => {
+      if (request.url !== PATHS.run) return false;
+      request.resume();
+      response.writeHead(404, { "content-type": MEDIA.problem }).end(problem);
+      return true;
+    },
+    bundled: { [BUNDLED_HASH]: "other" },
+  });
+  using client = new BoxClient({ address: box.address, dial: directDial });
+  assert.equal((await client.info()).functions[0]?.sourceHash, BUNDLED_HASH);
+  await assert.rejects(client.run({ package: BUNDLED }, { args: [] }), { code: "unknown-source" });
+  assert.deepEqual(box.requests, ["GET /v1/info", "POST /v1/run", "POST /v1/run"]);
+});
+
 const echo: TestScript = async (call) => {
   for await (const message of call.input) call.output(message);
   return { kind: "returned" };
@@ -126,6 +191,21 @@ for (const way of ["run", "open"] as const) {
     assert.deepEqual(await session.ended, { kind: "returned" });
   });
 }
+
+test("Session: one that ends with its connection does not attach again", async () => {
+  const script: TestScript = async (call) => {
+    call.output(utf8("abc"));
+    await call.acknowledged(3);
+    call.breakConnection();
+    return { kind: "returned" };
+  };
+  await using box = await TestBox.start({ script });
+  using client = new BoxClient({ address: box.address, dial: directDial, clock: impatient });
+  const session = await client.run({ package: HELLO }, { args: [] }, { endsWithConnection: true });
+  await assert.rejects(messages(session), code("connection-lost"));
+  await assert.rejects(session.ended, code("connection-lost"));
+  assert.ok(!box.requests.some((request) => request.includes("/v1/open")), box.requests.join());
+});
 
 test("Session.detach: leaves the instance running; attaching from the offset gives the rest", async () => {
   const more = Promise.withResolvers<void>();

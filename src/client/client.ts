@@ -22,7 +22,13 @@ import {
   storedSchema,
 } from "../wire/api.ts";
 import { Limits } from "../wire/limits.ts";
-import { type FunctionPackage, type PackageInput, parsePackage, sourceHash } from "../wire/package.ts";
+import {
+  type FunctionPackage,
+  type PackageInput,
+  parsePackage,
+  type SentPackage,
+  sourceHash,
+} from "../wire/package.ts";
 import { type Policy, policySchema } from "../wire/policy.ts";
 import {
   type InstanceId,
@@ -35,6 +41,7 @@ import {
 import { type BoxAddress, parseAddress } from "./address.ts";
 import { BoxHttp } from "./box-http.ts";
 import type { Dial } from "./dial.ts";
+import { KnownSources } from "./known-sources.ts";
 import { type Link, openRunLink, openWebSocketLink } from "./link.ts";
 import { readAttached, Session, type SessionEvent } from "./session.ts";
 
@@ -64,6 +71,8 @@ export interface SessionCallOptions extends CallOptions {
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
   /** Acknowledge output in steps of one size: what goes up does not show how fast it is consumed. */
   readonly steadyAcks?: boolean | undefined;
+  /** The session ends with its connection: for input of which nothing may be missing. */
+  readonly endsWithConnection?: boolean | undefined;
 }
 
 /** A function that is sent along, or one that the box has. */
@@ -85,6 +94,7 @@ export class BoxClient implements Disposable {
   readonly isolation: string;
   readonly #http: BoxHttp;
   readonly #clock: Clock;
+  readonly #known = new KnownSources();
 
   constructor(options: BoxClientOptions) {
     this.isolation = options.isolation ?? newIsolation();
@@ -102,7 +112,9 @@ export class BoxClient implements Disposable {
   }
 
   async info(options: CallOptions = {}): Promise<Info> {
-    return this.#http.json("GET", PATHS.info, infoSchema, options);
+    const info = await this.#http.json("GET", PATHS.info, infoSchema, options);
+    this.#known.learn(info.functions);
+    return info;
   }
 
   async policy(options: CallOptions = {}): Promise<Policy> {
@@ -112,7 +124,9 @@ export class BoxClient implements Disposable {
   /** Installs a function. Throws BoxError: "policy-refused" with every rule, "bad-manifest", "box-full", ... */
   async store(input: PackageInput, options: CallOptions = {}): Promise<StoredFunction> {
     const pack = checkedPackage(input);
-    const stored = await this.#http.json("POST", PATHS.store, storedSchema, { ...options, body: input });
+    const stored = await this.#known.send(input, pack, (body) =>
+      this.#http.json("POST", PATHS.store, storedSchema, { ...options, body }),
+    );
     return checkedStored(stored, pack);
   }
 
@@ -129,6 +143,7 @@ export class BoxClient implements Disposable {
   /**
    * Installs (if a package is given), starts and attaches, in one round trip. Resolves when the box has attached
    * the session. A package is kept by the box until it expires or is shut down: `session.stored` has its tokens.
+   * A large source that comes with Bento is named by its hash; a box without it costs one round trip more, once.
    */
   async run(
     what: Runnable,
@@ -141,21 +156,19 @@ export class BoxClient implements Disposable {
     } = {},
   ): Promise<Session> {
     const pack = "package" in what ? checkedPackage(what.package) : undefined;
-    const link = await openRunLink(
-      this.#http,
-      {
-        ...("package" in what
-          ? { package: { ...what.package, manifest: { ...what.package.manifest } } }
-          : {}),
-        invocation: checkedInvocation(invocation),
-      },
-      {
-        ...("token" in what ? { token: what.token } : {}),
-        input: options.input,
-        endInput: options.endInput ?? false,
-        signal: options.signal,
-      },
-    );
+    const checked = checkedInvocation(invocation);
+    const open = (sent?: SentPackage) =>
+      openRunLink(
+        this.#http,
+        { ...(sent ? { package: sent } : {}), invocation: checked },
+        {
+          ...("token" in what ? { token: what.token } : {}),
+          input: options.input,
+          endInput: options.endInput ?? false,
+          signal: options.signal,
+        },
+      );
+    const link = "package" in what && pack ? await this.#known.send(what.package, pack, open) : await open();
     return this.#attach(link, options, (stored) => {
       if (pack && !stored) {
         throw new ProtocolError(
@@ -239,8 +252,10 @@ export class BoxClient implements Disposable {
           clock: this.#clock,
           onEvent: options.onEvent,
           steadyAcks: options.steadyAcks,
-          reattach: (instance, offset, signal) =>
-            openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
+          reattach: options.endsWithConnection
+            ? undefined
+            : (instance, offset, signal) =>
+                openWebSocketLink(this.#http, instance, { offset, signal, clock: this.#clock }),
         },
       );
     } catch (error) {
@@ -255,7 +270,8 @@ export class BoxClient implements Disposable {
 }
 
 /** Refuses what every box would refuse, before anything is sent. */
-function checkedPackage(input: PackageInput): FunctionPackage {
+function checkedPackage({ manifest, source }: PackageInput): FunctionPackage {
+  const input = { manifest, source };
   const bytes = Buffer.byteLength(JSON.stringify(input));
   if (bytes > Limits.packageBytesMax) {
     throw new BentoError(

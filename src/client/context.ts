@@ -94,6 +94,25 @@ const laterEntry = z.object({
 });
 export type LaterEntry = z.infer<typeof laterEntry>;
 
+/** A load balancer (spec/loadbalancer), beside the function that it is. */
+const balancerEntry = z.object({
+  instance: z.string(),
+  /** Of the onion service, and the file with its key. */
+  address: z.string(),
+  keyFile: z.string(),
+  startedAt: z.number(),
+  /** The box of a second load balancer, as boxes name it; what else is needed to reach it once it is there. */
+  standby: z
+    .object({
+      ...reach,
+      address: z.string(),
+      instance: z.string().optional(),
+      shutdownToken: z.string().optional(),
+    })
+    .optional(),
+});
+export type BalancerEntry = z.infer<typeof balancerEntry>;
+
 const contextSchema = z.object({
   version: z.literal(1),
   network: z.object({ dir: z.string(), socks: z.string() }).optional(),
@@ -103,6 +122,7 @@ const contextSchema = z.object({
   /** By the name of the function. */
   dropboxes: z.record(name, dropboxEntry).default({}),
   laters: z.record(name, laterEntry).default({}),
+  balancers: z.record(name, balancerEntry).default({}),
 });
 export type ContextData = z.infer<typeof contextSchema>;
 
@@ -205,6 +225,9 @@ export class Context {
     }
     for (const key of Object.keys(data.laters)) {
       if (!Object.hasOwn(data.functions, key)) delete data.laters[key];
+    }
+    for (const key of Object.keys(data.balancers)) {
+      if (!Object.hasOwn(data.functions, key)) delete data.balancers[key];
     }
     const byAge = Object.entries(data.instances).sort(([, a], [, b]) => a.startedAt - b.startedAt);
     for (const [key] of byAge.slice(0, Math.max(0, byAge.length - INSTANCES_MAX))) delete data.instances[key];

@@ -50,7 +50,8 @@ export class Cover implements AsyncDisposable {
     const outer = await client.run(
       options.cover,
       { args: [settings.rate] },
-      { signal: options.signal, steadyAcks: true },
+      // Some cells were under way when a connection broke, and without them nothing fits (spec/cover 2).
+      { signal: options.signal, steadyAcks: true, endsWithConnection: true },
     );
     return new Cover(outer, new CoverTunnel(settings), options.unitMs ?? COVER_UNIT_MS);
   }
@@ -70,11 +71,8 @@ export class Cover implements AsyncDisposable {
       start: { invocation, ...("package" in what ? { package: what.package } : {}) },
     });
     if (options.endInput) await link.send(encodeClientFrame({ kind: "input-end" }));
-    return new Session(link, await readAttached(link), {
-      clock: systemClock,
-      onEvent: options.onEvent,
-      reattach: () => Promise.reject(coverGone()),
-    });
+    const { onEvent } = options;
+    return new Session(link, await readAttached(link), { clock: systemClock, onEvent });
   }
 
   /** Milliseconds until the cover may end. */
@@ -84,10 +82,29 @@ export class Cover implements AsyncDisposable {
 
   /** Keeps the cover up to the end of its unit, then ends it at both ends. Throws why it ended before. */
   async finish(signal?: AbortSignal): Promise<void> {
-    await Promise.race([systemClock.sleep(this.leftMs, signal), this.#running]);
+    const over = new AbortController();
+    const ended = this.#running.then(() => true);
+    const inTime = systemClock.sleep(
+      this.leftMs,
+      AbortSignal.any([over.signal, ...(signal ? [signal] : [])]),
+    );
+    let isEarly: boolean;
+    try {
+      isEarly = await Promise.race([inTime.then(() => false), ended]);
+    } finally {
+      over.abort();
+      inTime.catch(() => undefined);
+    }
     this.#tunnel.end();
     await this.#running;
-    await this.outer.drain();
+    const outcome = await this.outer.drain().catch((error: unknown) => {
+      throw coverGone(error);
+    });
+    if (outcome.kind !== "returned") {
+      const why = outcome.kind === "failed" ? outcome.message : outcome.reason;
+      throw new BentoError("function-failed", `The cover has ended: the box says ${why}`);
+    }
+    if (isEarly) throw coverGone(undefined);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -104,23 +121,35 @@ export class Cover implements AsyncDisposable {
         signal: this.#stop.signal,
       });
     } catch (error) {
-      this.#tunnel.fail(error);
-      throw error;
+      const gone = coverGone(error);
+      this.#tunnel.fail(gone);
+      throw gone;
     }
   }
 
   async #read(): Promise<void> {
     try {
       for await (const cell of this.outer) this.#tunnel.take(cell);
-      this.#tunnel.fail(coverGone());
+      this.#tunnel.fail(coverGone(undefined));
     } catch (error) {
-      this.#tunnel.fail(error);
+      this.#tunnel.fail(coverGone(error));
     }
   }
 }
 
-function coverGone(): BentoError {
-  return new BentoError("connection-lost", "Connection lost: the cover has ended");
+/** What a lost connection means here; anything else as it is. */
+function coverGone(cause: unknown): unknown {
+  const isLost =
+    cause === undefined ||
+    (cause instanceof BentoError && ["connection-lost", "input-lost", "detached"].includes(cause.code));
+  if (!isLost) return cause;
+  return new BentoError(
+    "connection-lost",
+    "Connection lost: the cover has ended, and what went on inside it",
+    {
+      cause,
+    },
+  );
 }
 
 /** Session frames through the tunnel. */

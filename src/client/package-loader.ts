@@ -71,7 +71,8 @@ export async function loadPackage(
   await read(found.source);
   const text = kind === "python" ? await readPython(found.source) : await bundle(found.source);
   const files = { source: found.source, manifest: manifestFile };
-  return { ...measured({ manifest: input, source: text.source }, files), ...text };
+  const isBundled = path.resolve(path.dirname(found.source), "..") === FUNCTIONS_DIR;
+  return { ...measured({ manifest: input, source: text.source, isBundled }, files), ...text };
 }
 
 async function loadPackageFile(file: string, manifestFile: string | undefined): Promise<LoadedPackage> {
@@ -86,7 +87,8 @@ function measured(input: PackageInput, files: LoadedPackage["files"]): Omit<Load
   const manifest = parseManifest(input.manifest);
   // `$schema` is for the author's editor, and may name a file of this machine.
   const { $schema: _, ...sent } = input.manifest;
-  const loaded = { manifest: sent, source: input.source };
+  const { source, isBundled } = input;
+  const loaded = { manifest: sent, source };
   const bytes = Buffer.byteLength(JSON.stringify(loaded));
   if (bytes > Limits.packageBytesMax) {
     throw new BentoError(
@@ -96,11 +98,11 @@ function measured(input: PackageInput, files: LoadedPackage["files"]): Omit<Load
     );
   }
   return {
-    package: loaded,
+    package: isBundled ? { ...loaded, isBundled } : loaded,
     name: manifest.name,
     files,
     bytes,
-    sourceHash: sourceHash({ manifest, source: loaded.source }),
+    sourceHash: sourceHash({ manifest, source }),
   };
 }
 

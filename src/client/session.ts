@@ -43,10 +43,12 @@ export type SessionEvent =
   | { readonly kind: "resumed"; readonly offset: number }
   | { readonly kind: "ended"; readonly outcome: Outcome };
 
+type Reattach = (instance: InstanceId, offset: number, signal: AbortSignal) => Promise<Link>;
+
 export interface SessionOptions {
   readonly clock: Clock;
-  /** Opens another connection to the instance, from `offset`. */
-  readonly reattach: (instance: InstanceId, offset: number, signal: AbortSignal) => Promise<Link>;
+  /** Opens another connection to the instance, from `offset`. Left out where the session ends with its connection. */
+  readonly reattach?: Reattach | undefined;
   readonly onEvent?: ((event: SessionEvent) => void) | undefined;
   /** Acknowledge after every ACK_BYTES and never sooner: then what goes up does not show how fast output is consumed. */
   readonly steadyAcks?: boolean | undefined;
@@ -239,9 +241,11 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
         const before = this.#received;
         const failure = await this.#readLink(link);
         if (this.#ended || this.#stop.signal.aborted) return;
+        const { reattach } = this.#options;
+        if (!reattach) throw lost(failure);
         if (this.#received > before) attempts = 0;
         link.destroy();
-        const next = this.#resume(failure, attempts);
+        const next = this.#resume(reattach, failure, attempts);
         this.#link = next.then((resumed) => resumed.link);
         this.#link.catch(() => undefined);
         ({ link, attempts } = await next);
@@ -305,7 +309,11 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     this.#outcome.resolve(outcome);
   }
 
-  async #resume(failure: unknown, attemptsBefore: number): Promise<{ link: Link; attempts: number }> {
+  async #resume(
+    reattach: Reattach,
+    failure: unknown,
+    attemptsBefore: number,
+  ): Promise<{ link: Link; attempts: number }> {
     let reason = failure;
     for (let attempt = attemptsBefore; attempt < RESUME_DELAYS_MS.length; attempt++) {
       const delayMs = RESUME_DELAYS_MS[attempt] ?? 0;
@@ -317,7 +325,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
       });
       await this.#options.clock.sleep(delayMs, this.#stop.signal);
       try {
-        const link = await this.#reattach();
+        const link = await this.#reattach(reattach);
         this.#options.onEvent?.({ kind: "resumed", offset: this.#received });
         return { link, attempts: attempt + 1 };
       } catch (error) {
@@ -327,13 +335,11 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
         reason = error;
       }
     }
-    throw reason instanceof BentoError
-      ? reason
-      : new BentoError("connection-lost", "Connection lost", { cause: reason });
+    throw lost(reason);
   }
 
-  async #reattach(): Promise<Link> {
-    const link = await this.#options.reattach(this.instance, this.#received, this.#stop.signal);
+  async #reattach(reattach: Reattach): Promise<Link> {
+    const link = await reattach(this.instance, this.#received, this.#stop.signal);
     try {
       const attached = await readAttached(link);
       if (attached.offset === this.#received && attached.instance === this.instance) return link;
@@ -346,4 +352,10 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
       throw error;
     }
   }
+}
+
+function lost(cause: unknown): BentoError {
+  return cause instanceof BentoError
+    ? cause
+    : new BentoError("connection-lost", "Connection lost", { cause });
 }

@@ -5,10 +5,10 @@ import http from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
 import { Channel } from "../base/channel.ts";
-import { type Info, MEDIA, type Outcome, PATHS, type Stored } from "../wire/api.ts";
+import { type Info, type Listing, MEDIA, type Outcome, PATHS, type Stored } from "../wire/api.ts";
 import { BoxError, problemOf } from "../wire/error-code.ts";
 import { grant } from "../wire/grant.ts";
-import { parsePackage, sourceHash } from "../wire/package.ts";
+import { parseSentPackage, sourceHash } from "../wire/package.ts";
 import type { Policy } from "../wire/policy.ts";
 import {
   type BoxFrame,
@@ -77,6 +77,8 @@ export type TestScript = (call: TestCall) => Promise<Outcome>;
 export interface TestBoxOptions {
   readonly script?: TestScript;
   readonly policy?: Policy;
+  /** Sources that it comes with, by hash. */
+  readonly bundled?: Readonly<Record<string, string>>;
   /** Takes over a request completely: for hostile answers. Returns true when it did. */
   readonly intercept?: (request: http.IncomingMessage, response: http.ServerResponse) => boolean;
 }
@@ -112,6 +114,9 @@ class TestInstance {
     send: (frame: BoxFrame) => void,
     drop: () => void,
   ): void {
+    // spec/wire 6: whoever attaches takes over.
+    const takenOver = new BoxError("taken-over", "Another client attached to this instance");
+    this.send?.({ kind: "problem", problem: problemOf(takenOver) });
     this.send = send;
     this.drop = drop;
     send({ kind: "attached", attached: { instance: this.id, offset, ...(stored ? { stored } : {}) } });
@@ -121,6 +126,11 @@ class TestInstance {
       send({ ...frame, offset: frame.offset + skip, bytes: frame.bytes.subarray(skip) });
     }
     if (this.outcome) send({ kind: "ended", outcome: this.outcome });
+  }
+
+  /** The connection of whoever was given `send` is gone. */
+  left(send: (frame: BoxFrame) => void): void {
+    if (this.send === send) this.send = undefined;
   }
 
   handle(frame: ClientFrame): void {
@@ -148,6 +158,8 @@ export class TestBox implements AsyncDisposable {
   readonly instances = new Map<InstanceId, TestInstance>();
   readonly #options: TestBoxOptions;
   readonly #functions = new Map<string, Start["package"]>();
+  /** Shutdown token -> invocation token, and the instances that `run` started with them. */
+  readonly #owned = new Map<string, { readonly token: string; readonly instances: TestInstance[] }>();
   readonly #sockets = new Set<Socket>();
   readonly #server: http.Server;
   readonly #upgrades = new WebSocketServer({ noServer: true });
@@ -192,6 +204,7 @@ export class TestBox implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const instance of this.instances.values()) instance.input.close();
     for (const socket of this.#sockets) socket.destroy();
     this.#upgrades.close();
     await new Promise((resolve) => this.#server.close(resolve));
@@ -212,6 +225,10 @@ export class TestBox implements AsyncDisposable {
           region: null,
           family: [],
           accepting: true,
+          functions: Object.keys(this.#options.bundled ?? {}).map((hash) => ({
+            name: "bundled",
+            sourceHash: hash,
+          })),
         };
         return answer(response, 200, info);
       }
@@ -222,7 +239,8 @@ export class TestBox implements AsyncDisposable {
       case PATHS.exec: {
         const pack = this.#functions.get(bearer(request));
         if (!pack) throw new BoxError("bad-token", "Cannot start instance: unknown token");
-        const instance = this.#start({ invocation: (await readJson(request)) as Start["invocation"] });
+        const invocation = (await readJson(request)) as Start["invocation"];
+        const instance = this.#start({ invocation }, bearer(request));
         return answer(response, 201, { instance: instance.id });
       }
       case PATHS.run:
@@ -234,16 +252,55 @@ export class TestBox implements AsyncDisposable {
         if (kill) instance.input.close();
         return answer(response, 200, { killed: kill });
       }
-      case PATHS.shutdown:
+      case PATHS.shutdown: {
         await readJson(request);
-        return answer(response, 200, { instancesEnded: this.instances.size });
+        const owned = this.#owned.get(bearer(request));
+        if (!owned) throw new BoxError("bad-token", "Cannot shut down: unknown token");
+        this.#owned.delete(bearer(request));
+        this.#functions.delete(owned.token);
+        for (const instance of owned.instances) instance.input.close();
+        return answer(response, 200, { instancesEnded: owned.instances.length });
+      }
+      case PATHS.list:
+        return answer(response, 200, this.#list(bearer(request)));
       default:
         throw new BoxError("not-found", "Cannot answer: no such path");
     }
   }
 
+  /** As a function that removes itself. */
+  remove(shutdownToken: string): void {
+    this.#owned.delete(shutdownToken);
+  }
+
+  /** Shutdown tokens of what is installed. */
+  get installed(): string[] {
+    return [...this.#owned.keys()];
+  }
+
+  #list(token: string): Listing {
+    const owned = this.#owned.get(token);
+    if (!owned) throw new BoxError("bad-token", "Cannot list: unknown token");
+    return {
+      name: "test",
+      image: "deno",
+      sourceHash: "",
+      storedAt: 0,
+      expiresAt: 0,
+      storageBytes: 0,
+      instances: owned.instances.map((instance, index) => ({
+        number: index + 1,
+        startedAt: 0,
+        attached: instance.send !== undefined,
+        outputBytes: instance.bytes,
+        waitingBytes: 0,
+        ...(instance.outcome ? { outcome: instance.outcome } : {}),
+      })),
+    };
+  }
+
   #store(input: unknown): Stored {
-    const pack = parsePackage(input);
+    const pack = parseSentPackage(input, (hash) => this.#options.bundled?.[hash]);
     const result = grant(pack.manifest, this.#options.policy ?? TEST_POLICY);
     if (result.kind === "refused") {
       throw new BoxError("policy-refused", "Cannot store function: policy refuses it", {
@@ -251,10 +308,12 @@ export class TestBox implements AsyncDisposable {
       });
     }
     const invocationToken = newInvocationToken();
+    const shutdownToken = newShutdownToken();
     this.#functions.set(invocationToken, input as Start["package"]);
+    this.#owned.set(shutdownToken, { token: invocationToken, instances: [] });
     return {
       invocationToken,
-      shutdownToken: newShutdownToken(),
+      shutdownToken,
       name: pack.manifest.name,
       sourceHash: sourceHash(pack),
       grant: JSON.parse(JSON.stringify(result.grant)) as Stored["grant"],
@@ -262,9 +321,12 @@ export class TestBox implements AsyncDisposable {
     };
   }
 
-  #start(start: Start): TestInstance {
+  #start(start: Start, token: string | undefined): TestInstance {
     const instance = new TestInstance();
     this.instances.set(instance.id, instance);
+    for (const owned of this.#owned.values()) {
+      if (owned.token === token) owned.instances.push(instance);
+    }
     const script = this.#options.script ?? echoScript;
     script({
       start,
@@ -300,17 +362,15 @@ export class TestBox implements AsyncDisposable {
         if (!frame.start.package && !this.#functions.has(token))
           throw new BoxError("bad-token", "Cannot run: no token");
         const stored = frame.start.package ? this.#store(frame.start.package) : undefined;
-        instance = this.#start(frame.start);
+        instance = this.#start(frame.start, stored?.invocationToken ?? token);
         response.writeHead(200, { "content-type": MEDIA.session });
-        instance.attach(
-          0,
-          stored,
-          (out) => {
-            response.write(prefixLength(encodeBoxFrame(out)));
-            if (out.kind === "ended") response.end();
-          },
-          () => request.socket.destroy(),
-        );
+        const started = instance;
+        const send = (out: BoxFrame) => {
+          response.write(prefixLength(encodeBoxFrame(out)));
+          if (out.kind === "ended" || out.kind === "problem") response.end();
+        };
+        response.once("close", () => started.left(send));
+        started.attach(0, stored, send, () => request.socket.destroy());
       }
     }
   }
@@ -321,17 +381,13 @@ export class TestBox implements AsyncDisposable {
     });
     ws.on("error", () => undefined);
     const offset = new URL(request.url ?? "", "http://box").searchParams.get("offset");
-    instance.attach(
-      offset === null ? instance.acked : Number(offset),
-      undefined,
-      (frame) => {
-        ws.send(encodeBoxFrame(frame));
-        if (frame.kind === "ended") ws.close(1000);
-      },
-      () => {
-        ws.terminate();
-      },
-    );
+    const send = (frame: BoxFrame) => {
+      ws.send(encodeBoxFrame(frame));
+      if (frame.kind === "ended" || frame.kind === "problem") ws.close(1000);
+    };
+    ws.once("close", () => instance.left(send));
+    const from = offset === null ? instance.acked : Number(offset);
+    instance.attach(from, undefined, send, () => ws.terminate());
   }
 
   #problem(response: http.ServerResponse, error: unknown): void {

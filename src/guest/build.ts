@@ -11,7 +11,14 @@ import { promisify } from "node:util";
 import { build, version as esbuildVersion, stop } from "esbuild";
 import { Bug } from "../base/errors.ts";
 import type { ImageName } from "../wire/policy.ts";
-import { DENO_IMPORTS_FILE, type GuestRunner, guestRunners, PYTHON_TOR_FILE } from "./images.ts";
+import {
+  DENO_IMPORTS_FILE,
+  type GuestRunner,
+  guestRunners,
+  PYTHON_TOR_FILE,
+  READY_GLOBAL,
+  readyFile,
+} from "./images.ts";
 
 const run = promisify(execFile);
 
@@ -20,6 +27,14 @@ export interface GuestFiles {
   readonly dir: string;
   /** Without `python` where there is no interpreter. */
   readonly runners: Readonly<Partial<Record<ImageName, GuestRunner>>>;
+}
+
+/** A function that the box comes with, and that instances are to wait for. */
+export interface ReadySource {
+  readonly source: string;
+  readonly sourceHash: string;
+  /** Whether it will have `fetch` (images.ts, bridgesSockets). */
+  readonly bridges: boolean;
 }
 
 /** The interpreter of the python image. */
@@ -31,7 +46,8 @@ const FUNCTION_MODULE = "data:text/javascript,export const defineFunction = (def
 /** What the runner uses of the globals, bound before a function can replace it. */
 const GLOBALS =
   "AbortController, Array, Blob, DataView, Deno, DOMException, Error, JSON, Map, Math, Number, Object, Promise, " +
-  "ReadableStream, Reflect, RegExp, Request, Response, String, Symbol, TextDecoder, TextEncoder, TypeError, URL, Uint8Array, WritableStream";
+  "ReadableStream, Reflect, RegExp, Request, Response, String, Symbol, TextDecoder, TextEncoder, TransformStream, TypeError, " +
+  "URL, Uint8Array, WritableStream";
 
 /** Bytecode as Python itself writes it, with the name that errors of ours would show and without docstrings. */
 const COMPILE = `import sys, py_compile
@@ -39,13 +55,14 @@ py_compile.compile(sys.argv[1], cfile=sys.argv[2], dfile=sys.argv[3], doraise=Tr
     invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)`;
 
 /**
- * Builds the runners into a directory below `outDir`, or finds them there. Safe to run in several processes at
- * once.
+ * Builds the runners into a directory below `outDir`, or finds them there; with a main file for each of `ready`. Safe to
+ * run in several processes at once.
  */
-export async function buildGuests(outDir: string): Promise<GuestFiles> {
+export async function buildGuests(outDir: string, ready: readonly ReadySource[] = []): Promise<GuestFiles> {
   const python = await stat(PYTHON_PATH).catch(() => undefined);
   const digest = createHash("sha256").update(`${esbuildVersion} ${python?.size} ${python?.mtimeMs}\n`);
   for (const room of ["base", "wire", "guest"]) await digestSources(digest, sourcePath(`../${room}`));
+  for (const { sourceHash, bridges } of ready) digest.update(`${sourceHash} ${bridges}\n`);
   const dir = join(outDir, `guest-${digest.digest("hex").slice(0, 16)}`);
   const { deno, chromium, python: pythonRunner } = guestRunners();
   const runners = { deno, chromium, ...(python ? { python: pythonRunner } : {}) };
@@ -54,6 +71,7 @@ export async function buildGuests(outDir: string): Promise<GuestFiles> {
       await writeFile(join(draft, deno.file), await bundleDenoRunner());
       const imports = { imports: { "bento/function": FUNCTION_MODULE } };
       await writeFile(join(draft, DENO_IMPORTS_FILE), JSON.stringify(imports));
+      for (const each of ready) await writeReady(draft, deno.file, each);
       // Beside the runner, which loads it for functions that speak with tor themselves.
       const compiled = { "runner.py": pythonRunner.file, "tor_control.py": PYTHON_TOR_FILE };
       for (const [name, file] of python ? Object.entries(compiled) : []) {
@@ -63,6 +81,19 @@ export async function buildGuests(outDir: string): Promise<GuestFiles> {
     });
   }
   return { dir, runners };
+}
+
+/**
+ * The runner, with a way to load the function. Deno reads what a literal `import()` names without being allowed to read
+ * files.
+ */
+async function writeReady(draft: string, runner: string, ready: ReadySource): Promise<void> {
+  const main = readyFile(ready.sourceHash);
+  const file = `bundled-${main}`;
+  await writeFile(join(draft, file), ready.source);
+  const start = `{ load: () => import("./${file}"), bridges: ${ready.bridges} }`;
+  const text = `globalThis.${READY_GLOBAL} = ${start};\nawait import("./${runner}");\n`;
+  await writeFile(join(draft, main), text);
 }
 
 async function digestSources(digest: ReturnType<typeof createHash>, directory: string): Promise<void> {

@@ -29,6 +29,12 @@ export interface FunctionDefinition<Args extends readonly (Json | undefined)[] =
    * `args` are the arguments of the invocation, unchecked: whoever holds the invocation token chooses them.
    */
   invoke(session: Session, env: Env, ...args: Args): void | Promise<void>;
+  /**
+   * Runs ahead of need, in an instance that waits: what takes time and is the same for everybody, such as going once
+   * through code that every call needs. Boxes do so for functions that they come with, for others never: nothing may
+   * depend on it. Has no session and no `env`.
+   */
+  prepare?(): void | Promise<void>;
 }
 
 /** Marks `definition` as a function and gives its parameters their types. Returns it as it is. */

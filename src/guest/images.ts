@@ -17,6 +17,14 @@ export interface GuestRunner {
 /** What functions of the chromium image see the browser as, and all that their runtime may start. */
 export const CHROMIUM_PATH = "/usr/bin/chromium";
 
+/** Where the main file of a ready instance leaves what to begin with (deno/ready.ts). */
+export const READY_GLOBAL = "bentoReady";
+
+/** The main file of an instance that has a function of the box's own loaded before anybody asks for it (build.ts). */
+export function readyFile(sourceHash: string): string {
+  return `ready-${sourceHash.slice(0, 16)}.js`;
+}
+
 /** The import map beside the Deno runner. */
 export const DENO_IMPORTS_FILE = "imports.json";
 

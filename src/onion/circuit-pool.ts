@@ -11,8 +11,8 @@ import type { Relay } from "./directory/network.ts";
 import type { Paths } from "./paths.ts";
 
 export interface CircuitPoolOptions {
-  readonly builder: CircuitBuilder;
-  readonly paths: Paths;
+  readonly builder: Pick<CircuitBuilder, "build">;
+  readonly paths: Pick<Paths, "start" | "rest" | "to">;
   /** Circuits kept ready. */
   readonly size: number;
   readonly clock?: Clock;

@@ -68,6 +68,9 @@ export type Invocation = z.infer<typeof invocationSchema>;
 /** Relays of one family that are told: the largest on the public network have some hundreds. */
 export const FAMILY_MAX = 1000;
 
+/** Functions that a box comes with. */
+export const BUNDLED_MAX = 256;
+
 export const infoSchema = z.object({
   software: z.string().max(100),
   protocol: z.literal(1),
@@ -90,6 +93,11 @@ export const infoSchema = z.object({
     .default([]),
   /** Whether functions can be started, and if not why (no detail). */
   accepting: z.boolean(),
+  /** What the box comes with: a package may name such a source by its hash. Nothing that anybody installed. */
+  functions: z
+    .array(z.object({ name: z.string().max(128), sourceHash: z.string().regex(/^[0-9a-f]{64}$/) }))
+    .max(BUNDLED_MAX)
+    .default([]),
 });
 export type Info = z.infer<typeof infoSchema>;
 

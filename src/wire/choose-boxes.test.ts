@@ -52,6 +52,7 @@ function candidate(box: string, roundTripMs: number, info: Partial<Info> = {}, p
       region: null,
       family: [],
       accepting: true,
+      functions: [],
       ...info,
     },
   };

@@ -19,6 +19,11 @@ export const ERROR_CODES = {
     "The token is unknown, expired or of another kind",
     "Check the token and the box it belongs to.",
   ),
+  "unknown-source": info(
+    404,
+    "The box does not come with this source",
+    "Send the source itself: `bento` does so by itself.",
+  ),
   "not-found": info(404, "There is no such thing here", "Check the address."),
   "bad-method": info(405, "The method is not allowed here", "Update the client."),
   "already-ended": info(410, "The instance has ended and its output is gone", "Start it again."),

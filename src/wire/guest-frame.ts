@@ -66,7 +66,8 @@ export interface GuestFrame {
 /** What the guest gets to run. */
 export interface GuestStart {
   readonly name: string;
-  readonly source: string;
+  /** Absent: what a ready instance has loaded. */
+  readonly source?: string;
   /** python: the callable for `args`; `main` when absent. */
   readonly entry?: string;
   readonly invocation: Invocation;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BoxError } from "./error-code.ts";
-import { parsePackage, sourceHash } from "./package.ts";
+import { parsePackage, parseSentPackage, sourceHash } from "./package.ts";
 
 const MANIFEST = { name: "f", image: "deno", memory: "1MiB" };
 
@@ -40,4 +40,32 @@ test("sourceHash: names image and source, not name or limits", () => {
   assert.equal(hash({ name: "g", memory: "2MiB" }), hash({}));
   assert.notEqual(hash({ image: "python" }), hash({}));
   assert.notEqual(hash({}, "y"), hash({}));
+});
+
+test("parseSentPackage: a hash stands for a source that the box comes with, and for no other", () => {
+  const known = new Map([[sourceHash({ manifest: { image: "deno" }, source: "x" }), "x"]]);
+  const [hash = ""] = known.keys();
+  const parse = (input: unknown) => parseSentPackage(input, (one) => known.get(one));
+  assert.deepEqual(
+    parse({ manifest: MANIFEST, sourceHash: hash }),
+    parsePackage({ manifest: MANIFEST, source: "x" }),
+  );
+  // What is sent whole is taken as it is, whether the box comes with it or not.
+  for (const source of ["x", "y"]) assert.equal(parse({ manifest: MANIFEST, source }).source, source);
+  const refused = (input: unknown, code: string) =>
+    assert.throws(
+      () => parse(input),
+      (error) => error instanceof BoxError && error.code === code,
+      JSON.stringify(input),
+    );
+  refused(
+    { manifest: MANIFEST, sourceHash: sourceHash({ manifest: { image: "deno" }, source: "y" }) },
+    "unknown-source",
+  );
+  refused({ manifest: { ...MANIFEST, image: "python" }, sourceHash: hash }, "unknown-source");
+  for (const wrong of ["", hash.slice(1), `${hash}0`, hash.toUpperCase(), 1, null, "__proto__"])
+    refused({ manifest: MANIFEST, sourceHash: wrong }, "bad-request");
+  refused({ manifest: MANIFEST, sourceHash: hash, source: "x" }, "bad-request");
+  refused({ sourceHash: hash }, "bad-request");
+  refused({ manifest: {}, sourceHash: hash }, "bad-manifest");
 });

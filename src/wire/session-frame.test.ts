@@ -48,6 +48,24 @@ test("session frames: known bytes both ways", () => {
   assert.deepEqual(encodeBoxFrame(output), Uint8Array.of(0x12, 0, 0, 0, 0, 0, 0, 1, 2, 9));
 });
 
+test("session frames: a start with the hash of a source is as long whatever the source", () => {
+  const start = (sourceHash: string) => ({
+    invocation: { args: [] },
+    package: { manifest: { name: "f" }, sourceHash },
+  });
+  const frames = ["0", "a"].map((digit) => {
+    const frame = { kind: "start", start: start(digit.repeat(64)) } as const;
+    const bytes = encodeClientFrame(frame);
+    assert.deepEqual(decodeClientFrame(bytes), frame);
+    return bytes;
+  });
+  assert.equal(frames[0]?.length, frames[1]?.length);
+  assert.throws(
+    () => decodeClientFrame(encodeClientFrame({ kind: "start", start: start("0") })),
+    ProtocolError,
+  );
+});
+
 test("session frames: what is encoded decodes to the same", () => {
   const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
   fc.assert(

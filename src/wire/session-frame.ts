@@ -22,13 +22,13 @@ import { ProtocolError } from "../base/errors.ts";
 import { invocationSchema, type Outcome, outcomeSchema, storedSchema } from "./api.ts";
 import { type Problem, problemSchema } from "./error-code.ts";
 import { Limits } from "./limits.ts";
-import { packageSchema } from "./package.ts";
+import { packageSchema, sentPackageSchema } from "./package.ts";
 import { packSource, unpackSource } from "./packed-source.ts";
 import { OFFSET_BYTES, offsetBytes, SESSION_TYPE, tagged } from "./session-frame-type.ts";
 
 /** First frame of a run: what to install (absent when the token names a stored function) and how to call it. */
 const startSchema = z.strictObject({
-  package: packageSchema.optional(),
+  package: sentPackageSchema.optional(),
   invocation: invocationSchema,
 });
 export type Start = z.infer<typeof startSchema>;
@@ -94,9 +94,10 @@ export function decodeClientFrame(frame: Uint8Array): ClientFrame {
 }
 
 function encodeStart(start: Start): Uint8Array {
-  const packed = start.package && packSource(start.package.source);
-  if (!start.package || !packed) return tagged(SESSION_TYPE.start, json(start));
-  const head = json({ ...start, package: { manifest: start.package.manifest } });
+  const { package: pack } = start;
+  const packed = pack && "source" in pack ? packSource(pack.source) : undefined;
+  if (!pack || !packed) return tagged(SESSION_TYPE.start, json(start));
+  const head = json({ ...start, package: { manifest: pack.manifest } });
   const length = new Uint8Array(4);
   view(length).setUint32(0, head.length);
   return tagged(SESSION_TYPE.startPacked, length, head, packed);

@@ -1,8 +1,10 @@
 // What relays, directories, onion services and their clients say to our own Tor protocol.
 
+import assert from "node:assert/strict";
 import { concat, utf8 } from "../../src/base/bytes.ts";
 import { TestClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
+import { CellGate } from "../../src/box/host/cell-gate.ts";
 import { Circuit } from "../../src/onion/circuit/circuit.ts";
 import { decodeLinkSpecifiers, encodeLinkSpecifiers } from "../../src/onion/circuit/link-specifier.ts";
 import {
@@ -83,6 +85,17 @@ async function circuitWithStream(): Promise<{ test: TestRelay; streamId: number 
   return { test, streamId: circuit.openStream("example.com", 80).id };
 }
 
+/** Of the commands that a link has, those that no relay and no handshake sends. */
+const FROM_CLIENTS: ReadonlySet<number> = new Set([
+  CELL.padding,
+  CELL.relay,
+  CELL.destroy,
+  CELL.createFast,
+  CELL.relayEarly,
+  CELL.create2,
+  CELL.paddingNegotiate,
+]);
+
 fuzz([
   {
     name: "link handshake",
@@ -112,6 +125,32 @@ fuzz([
         parser.push(chunk);
         while (parser.next());
       }
+    },
+  },
+  {
+    name: "the gate in front of a relay",
+    seeds: [
+      fixedCell(0x8000_0001, CELL.create2, random(509)),
+      concat([fixedCell(0x8000_0001, CELL.relayEarly, random(509)), fixedCell(1, CELL.destroy, random(1))]),
+      versionsCell([4, 5]),
+    ],
+    parse: (bytes, chunks) => {
+      let circuits = 0;
+      const gate = new CellGate({
+        takeCircuit: () => void circuits++,
+        takeEarly: () => undefined,
+      });
+      for (const chunk of chunks) gate.check(chunk);
+      // What passed is, as a relay reads it, cells of clients and nothing else.
+      const relay = new CellParser();
+      relay.widen();
+      relay.push(bytes);
+      let begun = 0;
+      for (let cell = relay.next(); cell; cell = relay.next()) {
+        assert.ok(FROM_CLIENTS.has(cell.command), String(cell.command));
+        if (cell.command === CELL.create2 || cell.command === CELL.createFast) begun++;
+      }
+      assert.ok(circuits >= begun, "every circuit was counted");
     },
   },
   {

@@ -22,7 +22,7 @@ import { errorOfProblem, problemSchema } from "../../src/wire/error-code.ts";
 import { grant } from "../../src/wire/grant.ts";
 import { encodeGuestFrame, GUEST_FRAME, GuestFrameSplitter } from "../../src/wire/guest-frame.ts";
 import { parseManifest } from "../../src/wire/manifest.ts";
-import { parsePackage } from "../../src/wire/package.ts";
+import { parseSentPackage } from "../../src/wire/package.ts";
 import { policySchema } from "../../src/wire/policy.ts";
 import { parseBytes, parseDuration } from "../../src/wire/quantity.ts";
 import { openFile } from "../../src/wire/sealed-file.ts";
@@ -160,10 +160,14 @@ fuzz([
     },
   },
   {
-    name: "parsePackage",
-    seeds: [JSON.stringify(pack), '{"manifest":{"name":"a","image":"python"},"source":"def a(): pass"}'],
-    words: ['"net":', '"allow":["*:*"]', "null", "[[[[", '{"a":'],
-    parse: json(parsePackage),
+    name: "parseSentPackage",
+    seeds: [
+      JSON.stringify(pack),
+      `{"manifest":{"name":"a","image":"deno"},"sourceHash":"${"0".repeat(64)}"}`,
+      '{"manifest":{"name":"a","image":"python"},"source":"def a(): pass"}',
+    ],
+    words: ['"sourceHash":', '"net":', '"allow":["*:*"]', "null", "[[[[", '{"a":'],
+    parse: json((value) => parseSentPackage(value, (hash) => (hash.startsWith("0") ? "x" : undefined))),
   },
   {
     name: "parseManifest and grant",

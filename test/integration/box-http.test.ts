@@ -11,9 +11,10 @@ import { SERVE_LIMITS } from "../../src/box/serve/serve-limits.ts";
 import { infoSchema, listingSchema, logPageSchema, PATHS, storedSchema } from "../../src/wire/api.ts";
 import { problemSchema } from "../../src/wire/error-code.ts";
 import { Limits } from "../../src/wire/limits.ts";
+import { sourceHash } from "../../src/wire/package.ts";
 import { policySchema } from "../../src/wire/policy.ts";
 import { encodeClientFrame, prefixLength } from "../../src/wire/session-frame.ts";
-import { BoxBench } from "../support/box-bench.ts";
+import { BoxBench, BUNDLED } from "../support/box-bench.ts";
 import type { BoxClient } from "../support/box-client.ts";
 
 function pack(source: string, manifest: object = {}) {
@@ -92,6 +93,56 @@ test("tokens: malformed, unknown, of another kind and expired ones get the same 
   }
   assert.equal(answers.size, 1);
   await assert.rejects(client.open(unknown), { status: 403, code: "bad-token" });
+});
+
+test("packages by hash: what the box comes with runs; every other hash is refused alike, whoever installed such a source", async () => {
+  const [bundled] = BUNDLED;
+  assert.ok(bundled);
+  const hashOf = (source: string) => sourceHash({ manifest: { image: "deno" }, source });
+  const { functions } = infoSchema.parse((await client.call("GET", PATHS.info)).json);
+  assert.deepEqual(functions, [{ name: "bundled", sourceHash: hashOf(bundled.source) }]);
+  const named = (hash: string, manifest: object = {}) => ({
+    manifest: { name: "f", image: "deno", ...manifest },
+    sourceHash: hash,
+  });
+  const session = await client.run({ package: named(hashOf(bundled.source)) });
+  const { stored } = (await session.next("attached")).attached;
+  assert.equal(stored?.sourceHash, hashOf(bundled.source));
+  assert.equal(await session.text(), "hello world");
+  const kept = await client.call("POST", PATHS.store, { body: named(hashOf(bundled.source)) });
+  assert.equal(kept.status, 201);
+  // It is a function like any other: later runs need neither hash nor source.
+  await client.exec(storedSchema.parse(kept.json).invocationToken);
+
+  // Somebody's own code, installed and run: nobody learns that by its hash, its owner neither.
+  const secret = `hello ${"s".repeat(20_000)}`;
+  await client.store(pack(secret));
+  const owner = await client.run({ package: pack(secret) });
+  await owner.next("attached");
+  assert.equal(await owner.text(), "hello world");
+  const answers = new Set<string>();
+  for (const hash of [hashOf(secret), hashOf("never seen"), "0".repeat(64)]) {
+    const answer = await client.call("POST", PATHS.store, { body: named(hash) });
+    answers.add(`${answer.status} ${answer.text}`);
+    await assert.rejects(
+      client.run({ package: named(hash) }),
+      (error: { status: number; problem: unknown }) => {
+        answers.add(`${error.status} ${JSON.stringify(error.problem)}`);
+        return true;
+      },
+    );
+  }
+  assert.equal(answers.size, 1, [...answers].join("\n"));
+  assert.match([...answers].join(""), /^404 .*unknown-source/);
+  // The hash names the image as well, and policy is asked as ever.
+  const python = await client.call("POST", PATHS.store, {
+    body: named(hashOf(bundled.source), { image: "python" }),
+  });
+  assert.deepEqual([python.status, python.json["code"]], [404, "unknown-source"]);
+  const large = await client.call("POST", PATHS.store, {
+    body: named(hashOf(bundled.source), { memory: "900GiB" }),
+  });
+  assert.deepEqual([large.status, large.json["code"]], [422, "policy-refused"]);
 });
 
 test("logs: the owner reads what instances logged, waits for more, and has a seat only while waiting", async () => {

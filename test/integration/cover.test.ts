@@ -10,7 +10,7 @@ import { type RunningNetwork, startNetwork, stopNetwork } from "../../src/bin/lo
 import { BoxClient, type Session, torDial } from "../../src/client/client.ts";
 import { Cover } from "../../src/client/cover.ts";
 import { loadPackage } from "../../src/client/package-loader.ts";
-import { bytesPerBin, type LinkChunk, readTrace } from "../../src/testnet/link-trace.ts";
+import { busiestLink, bytesPerBin, ObservedLink, type Passed } from "../../src/testnet/observed-link.ts";
 import { twoSample } from "../../src/testnet/two-sample.ts";
 import { BoxError } from "../../src/wire/error-code.ts";
 
@@ -26,12 +26,15 @@ const P_CONTROL_MAX = 1e-6;
 
 let dir: string;
 let net: RunningNetwork;
+let link: ObservedLink;
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), "bento-cover-"));
-  net = await startNetwork({ dir, boxes: 1, detached: false, traced: ["a0", "a1", "a2", "r0", "e0", "e1"] });
+  link = await ObservedLink.start();
+  net = await startNetwork({ dir, boxes: 1, detached: false, clientTorrc: [link.torrc] });
 });
 after(async () => {
   await stopNetwork(dir);
+  await link?.[Symbol.asyncDispose]();
   await rm(dir, { recursive: true });
 });
 
@@ -110,13 +113,12 @@ test("cover: content and idle cells cannot be told apart on the client's link; w
     await pause(1000);
     return await turns(session);
   })();
-  const chunks = await clientLink(covered.windows[0]?.fromMs ?? 0);
   assert.ok(covered.bytes > 100_000 && plain.bytes > 100_000, "content went through");
-  for (const direction of ["in", "out"] as const) {
-    const { p, distance } = compare(chunks, direction, covered.windows);
+  for (const direction of ["up", "down"] as const) {
+    const { p, distance } = compare(await clientLink(covered.windows), direction, covered.windows);
     context.diagnostic(`${direction}: covered p = ${p.toFixed(4)}, distance ${distance.toFixed(3)}`);
     assert.ok(p > P_MIN, `${direction}: p = ${p}`);
-    const control = compare(await clientLink(plain.windows[0]?.fromMs ?? 0), direction, plain.windows);
+    const control = compare(await clientLink(plain.windows), direction, plain.windows);
     context.diagnostic(`${direction}: not covered p = ${control.p.toExponential(1)}`);
     assert.ok(control.p < P_CONTROL_MAX, `${direction}: the control has p = ${control.p}`);
   }
@@ -146,29 +148,19 @@ async function turns(session: Session): Promise<{ windows: Window[]; bytes: numb
   return { windows, bytes };
 }
 
-function compare(chunks: readonly LinkChunk[], direction: "in" | "out", windows: readonly Window[]) {
+function compare(passed: readonly Passed[], direction: Passed["direction"], windows: readonly Window[]) {
   const samples = { idle: [] as number[], busy: [] as number[] };
   // What began in one turn may reach the link in the next.
   const count = TURN_MS / BIN_MS - 3;
   for (const { busy, fromMs } of windows) {
-    const bins = bytesPerBin(chunks, direction, { fromMs: fromMs + 3 * BIN_MS, binMs: BIN_MS, count });
+    const bins = bytesPerBin(passed, direction, { fromMs: fromMs + 3 * BIN_MS, binMs: BIN_MS, count });
     samples[busy ? "busy" : "idle"].push(...bins);
   }
   return twoSample(samples.idle, samples.busy);
 }
 
-/** The busiest of the links between the client and its guards. */
-async function clientLink(fromMs: number): Promise<readonly LinkChunk[]> {
-  await using control = await net.testnet.control("c0");
-  const status = (await control.getInfo(["orconn-status"]))["orconn-status"];
-  const guards = net.testnet.nodes.filter(({ fingerprint }) => fingerprint && status.includes(fingerprint));
-  let best: readonly LinkChunk[] = [];
-  for (const { name } of guards) {
-    for (const chunks of (await readTrace(join(dir, "tor", `${name}.trace`))).values()) {
-      const later = chunks.filter(({ unixMs }) => unixMs >= fromMs);
-      if (later.length > best.length) best = later;
-    }
-  }
-  assert.ok(best.length > 0, "the client's link was traced");
-  return best;
+/** The link to the client's guard: the busiest meanwhile. */
+async function clientLink(windows: readonly Window[]): Promise<readonly Passed[]> {
+  const passed = await link.passed();
+  return busiestLink(passed.filter(({ atMs }) => atMs >= (windows[0]?.fromMs ?? 0)));
 }

@@ -5,18 +5,21 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { runLoadBalancer } from "../../functions/loadbalancer/run.ts";
+import type { KeptState } from "../../functions/loadbalancer/state.ts";
 import { checkedReplicaStart } from "../../functions/replica/protocol.ts";
 import { runReplica } from "../../functions/replica/replica.ts";
 import type { TorAccess } from "../../functions/replica/tor-node.ts";
 import { concat, utf8 } from "../../src/base/bytes.ts";
 import { systemClock } from "../../src/base/clock.ts";
+import { BentoError } from "../../src/base/errors.ts";
 import { createLog } from "../../src/base/log.ts";
+import { blindKey, readExpandedKey } from "../../src/onion/crypto/blinding.ts";
 import { random } from "../../src/onion/crypto/primitives.ts";
 import { openLink } from "../../src/onion/link/tls-link.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
-import type { LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
+import type { LoadBalancerReport, LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes } from "../support/in-process-boxes.ts";
 import { curl, Owner, siteOf, startOf } from "../support/load-balancer.ts";
 
@@ -57,6 +60,12 @@ function torAccess(own: string): TorAccess {
   };
 }
 
+const made: InProcessBoxes[] = [];
+afterEach(() => {
+  // Those of a test that failed, too.
+  for (const boxes of made.splice(0)) for (const id of boxes.instances.keys()) boxes.kill(id);
+});
+
 function boxesWith(): InProcessBoxes {
   const boxes: InProcessBoxes = new InProcessBoxes({
     replica: async ([given], session, storage) =>
@@ -79,6 +88,7 @@ function boxesWith(): InProcessBoxes {
       });
     },
   });
+  made.push(boxes);
   return boxes;
 }
 
@@ -107,9 +117,156 @@ test("unmodified tor and curl fetch from a replica", async () => {
   const socks = net.socksTcp();
   assert.equal((await curl(socks, `http://${address}/`)).toString(), "hello\n");
   assert.deepEqual(new Uint8Array(await curl(socks, `http://${address}/big`)), FILE);
-  const { introductions, replicas } = await owner.report();
-  assert.equal(introductions.total, 2);
-  assert.equal(replicas[0]?.met, 2);
+  await owner.say({ watch: { everyMs: 100 } });
+  await owner.until((answer) =>
+    "report" in answer && answer.report.introductions.total === 2 && answer.report.replicas[0]?.met === 2
+      ? true
+      : undefined,
+  );
   assert.deepEqual(await owner.stop(), { replicasEnded: 1, left: [] });
   assert.deepEqual(await session.ended, { kind: "returned" });
 });
+
+test("a replica that dies is replaced; its clients come again and get another", async () => {
+  const boxes = boxesWith();
+  boxes.refusing.set("one", new BentoError("box-full", "no room"));
+  const { owner } = await start(boxes);
+  const refused = await owner.event("replica-refused");
+  assert.deepEqual([refused.box, refused.code], ["one", "box-full"]);
+  const address = await owner.started();
+  const user = "steady";
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`, { user })).toString(), "hello\n");
+  const [running] = boxes.on("two");
+  assert.ok(running);
+  boxes.kill(running.id);
+  const lost = await owner.event("replica-lost");
+  assert.equal(lost.box, "two");
+  // The same circuits of the same client: its tor notices that the replica is gone, before this or because of it.
+  const again = { user, insists: true };
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`, again)).toString(), "hello\n");
+  const { replicas, introductions } = await owner.report();
+  assert.equal(introductions.dropped, 0);
+  assert.equal(replicas.find(({ state }) => state === "serving")?.box, "three");
+  await owner.stop();
+});
+
+test("the function's own restart: same address, same points, the replica goes on with its clients", async () => {
+  const boxes = boxesWith();
+  const { owner, session } = await start(boxes);
+  const address = await owner.started();
+  const before = await owner.report();
+  const download = curl(net.socksTcp(), `http://${address}/big`, { args: ["--limit-rate", "100k"] });
+  await owner.say({ watch: { everyMs: 100 } });
+  await owner.until((answer) =>
+    "report" in answer && answer.report.replicas[0]?.bytesTotal ? true : undefined,
+  );
+  boxes.kill(session.instance);
+  assert.ok(session.deployment);
+  const again = await boxes.run(
+    "balancer",
+    { token: session.deployment.invocationToken },
+    { args: [{ resume: true }] },
+  );
+  const heir = new Owner(again, (answer) => log.debug("heir", { answer: JSON.stringify(answer) }));
+  for (const _ of before.introductionPoints) await heir.event("point-claimed");
+  const report = await heir.report();
+  assert.equal(report.address, address);
+  assertHasPoints(report, before);
+  assert.equal(report.replicas[0]?.id, before.replicas[0]?.id);
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`)).toString(), "hello\n");
+  assert.deepEqual(new Uint8Array(await download), FILE);
+  assert.equal(boxes.on("one").length, 1, "no replica was started again");
+  await heir.stop();
+});
+
+/** All that there were; one more is for clients that came while nobody was there. */
+function assertHasPoints(report: LoadBalancerReport, before: LoadBalancerReport): void {
+  const relays = new Set(report.introductionPoints.map(({ relay }) => relay));
+  for (const { relay } of before.introductionPoints) assert.ok(relays.has(relay), relay);
+  assert.ok(report.introductionPoints.length <= before.introductionPoints.length + 1);
+}
+
+test("a standby takes over from a primary that it hears no more, and the primary, which lives, is fenced off", async () => {
+  const boxes = boxesWith();
+  const { owner, session } = await start(boxes, { standby: { box: "spare", silentMs: 1500 } });
+  const address = await owner.started();
+  await owner.event("standby-ready");
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`)).toString(), "hello\n");
+  const before = await owner.report();
+  const [standby] = boxes.on("spare");
+  assert.ok(standby);
+  standby.isFrozen = true;
+  await owner.event("fenced-off");
+  assert.deepEqual(await session.ended, { kind: "returned" });
+  standby.isFrozen = false;
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`)).toString(), "hello\n");
+  const heir = new Owner(await boxes.open("spare", standby.id), (answer) =>
+    log.debug("heir", { answer: JSON.stringify(answer) }),
+  );
+  const report = await heir.report();
+  assert.equal(report.address, address);
+  assertHasPoints(report, before);
+  assert.equal(report.replicas[0]?.id, before.replicas[0]?.id);
+  await heir.stop();
+});
+
+test("a standby takes over from a primary that died, within a second after it noticed", async () => {
+  const boxes = boxesWith();
+  const { owner, session, secrets } = await start(boxes, { standby: { box: "spare", silentMs: 6000 } });
+  const address = await owner.started();
+  const place = await owner.until((answer) => ("standby" in answer ? answer.standby : undefined));
+  await owner.event("standby-ready");
+  // A client that has been there, and asks while nobody is: its tor holds that against the points.
+  const user = "patient";
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`, { user })).toString(), "hello\n");
+  boxes.kill(session.instance);
+  await assert.rejects(curl(net.socksTcp(), `http://${address}/`));
+  const heir = new Owner(await boxes.open(place.box, place.instance), (answer) =>
+    log.debug("heir", { answer: JSON.stringify(answer) }),
+  );
+  const { afterMs } = await heir.event("took-over");
+  // 16 ms where nothing else runs.
+  assert.ok(afterMs < 10_000, `${afterMs} ms`);
+  const state = JSON.parse(boxes.storageOf(place.invocationToken)?.text("state") ?? "{}") as KeptState;
+  scanForKeys(boxes, secrets, state);
+  // The one that asked in between comes in again, by the point that is new.
+  const insisting = { user, insists: true };
+  assert.equal((await curl(net.socksTcp(), `http://${address}/`, insisting)).toString(), "hello\n");
+  await heir.stop();
+});
+
+/** No secret of the service in anything that a replica was sent, as bytes, hexadecimal or base64. */
+function scanForKeys(boxes: InProcessBoxes, [scalar, prefix]: readonly Uint8Array[], state: KeptState): void {
+  assert.ok(scalar && prefix);
+  const publicKey = readExpandedKey(concat([scalar, prefix])).publicKey;
+  const number = Math.floor(Date.now() / (8 * 60_000));
+  const blinded = Array.from({ length: 9 }, (_, by) =>
+    blindKey({ publicKey, scalar, prefix }, { number: number + by - 4, minutes: 8 }),
+  ).flatMap((key) => [key.scalar, key.prefix]);
+  const points = state.points.flatMap(({ secrets }) => {
+    const bytes = Buffer.from(secrets, "base64");
+    return [bytes.subarray(0, 32), bytes.subarray(32)];
+  });
+  assert.ok(points.length >= 6);
+  const found = (where: readonly Uint8Array[], secret: Uint8Array) => {
+    const all = Buffer.concat(where);
+    const bytes = Buffer.from(secret);
+    return (
+      all.includes(bytes) ||
+      all.includes(bytes.toString("hex")) ||
+      // Of any alignment within a longer text.
+      [0, 1, 2].some((by) =>
+        all.includes(bytes.subarray(by, by + 3 * Math.floor((32 - by) / 3)).toString("base64")),
+      )
+    );
+  };
+  const toReplicas = boxes.sent
+    .filter(({ box }) => ["one", "two", "three"].includes(box))
+    .map(({ bytes }) => bytes);
+  const toStandby = boxes.sent.filter(({ box }) => box === "spare").map(({ bytes }) => bytes);
+  assert.ok(toReplicas.length > 0);
+  for (const secret of [scalar, prefix, ...blinded, ...points])
+    assert.equal(found(toReplicas, secret), false);
+  // The same scan finds them where they are: a standby has the key and the points.
+  for (const secret of [scalar, prefix, ...points]) assert.equal(found(toStandby, secret), true);
+}

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { systemClock } from "../../src/base/clock.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { Admission } from "../../src/box/admit/admit.ts";
+import { BundledFunctions } from "../../src/box/admit/bundled-functions.ts";
 import { publishedPolicy } from "../../src/box/admit/policy.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 import { BoxServer } from "../../src/box/serve/box-server.ts";
@@ -16,8 +17,14 @@ import { Instances } from "../../src/box/session/instances.ts";
 import { Spool } from "../../src/box/session/spool.ts";
 import { type FunctionId, FunctionStore } from "../../src/box/store/function-store.ts";
 import { infoSchema } from "../../src/wire/api.ts";
+import type { PackageInput } from "../../src/wire/package.ts";
 import { BoxClient } from "./box-client.ts";
 import { FakeGuests } from "./fake-guests.ts";
+
+/** What the box comes with; the fake guests know the source. */
+export const BUNDLED: readonly PackageInput[] = [
+  { manifest: { name: "bundled", image: "deno" }, source: `hello ${"x".repeat(20_000)}` },
+];
 
 export class BoxBench implements AsyncDisposable {
   readonly guests = new FakeGuests();
@@ -52,11 +59,13 @@ export class BoxBench implements AsyncDisposable {
         services: async () => ({}),
       }),
     );
+    const bundled = new BundledFunctions(BUNDLED);
     const operations = new Operations({
       clock,
       store,
       instances,
       admission,
+      bundled,
       storageBytes: () => 0,
       forget: async (id) => void bench.forgotten.push(id),
     });
@@ -69,6 +78,7 @@ export class BoxBench implements AsyncDisposable {
         contact: null,
         onion: null,
         accepting: admission.accepting,
+        functions: bundled.published,
       });
     const server = owned.use(new BoxServer({ operations, info, clock: serverClock, log }));
     bench.#client = new BoxClient(await server.listen({ host: "127.0.0.1", port: 0 }));

@@ -6,7 +6,7 @@ import { WebSocket } from "ws";
 import { Channel } from "../../src/base/channel.ts";
 import { type Invocation, MEDIA, PATHS } from "../../src/wire/api.ts";
 import type { Problem } from "../../src/wire/error-code.ts";
-import type { PackageInput } from "../../src/wire/package.ts";
+import type { NamedPackage, PackageInput } from "../../src/wire/package.ts";
 import {
   type BoxFrame,
   type ClientFrame,
@@ -123,7 +123,7 @@ export class BoxClient {
 
   /** Throws the problem that the box answers with, as Error with `status` and `code`. */
   async run(
-    start: { package?: PackageInput; invocation?: Invocation },
+    start: { package?: PackageInput | NamedPackage; invocation?: Invocation },
     token?: string,
   ): Promise<TestSession> {
     const { invocation = { args: [] }, ...rest } = start;

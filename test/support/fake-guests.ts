@@ -86,7 +86,7 @@ export class FakeGuest implements Guest {
   }
 
   async #run(): Promise<GuestEnd> {
-    const [what, argument] = this.#request.start.source.split(" ");
+    const [what, argument] = (this.#request.start.source ?? "").split(" ");
     switch (what) {
       case "hello":
         await this.#send(utf8("hello world"));

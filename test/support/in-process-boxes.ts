@@ -32,6 +32,11 @@ export class MemoryStorage implements Storage {
   /** Called before each value is kept: a test may throw, or note the order. */
   onPut: (key: string) => void = () => undefined;
 
+  text(key: string): string | undefined {
+    const value = this.values.get(key);
+    return value && new TextDecoder().decode(value);
+  }
+
   async put(
     key: string,
     value: string | Uint8Array | AsyncIterable<Uint8Array>,
@@ -155,7 +160,7 @@ export class InProcessBoxes
   /** Boxes that take nothing, with what they say. */
   readonly refusing = new Map<string, BentoError>();
   /** Everything that went to functions: arguments, packages and messages. */
-  readonly sent: Uint8Array[] = [];
+  readonly sent: { readonly box: string; readonly bytes: Uint8Array }[] = [];
   deployed = 0;
 
   /** @param runs by the name in the manifest. */
@@ -174,6 +179,10 @@ export class InProcessBoxes
 
   on(box: string): Instance[] {
     return [...this.instances.values()].filter((instance) => instance.box === box);
+  }
+
+  storageOf(invocationToken: string): MemoryStorage | undefined {
+    return this.#functions.get(invocationToken)?.storage;
   }
 
   async deploy(box: string, pack: Package): Promise<Deployment> {
@@ -203,7 +212,7 @@ export class InProcessBoxes
     if (installed?.box !== box) throw new BentoError("bad-token", "no such token");
     const run = this.#runs.get(installed.pack.manifest.name);
     if (!run) throw new BentoError("bad-manifest", "a test runs no such function");
-    this.sent.push(utf8(JSON.stringify([what, args])));
+    this.sent.push({ box, bytes: utf8(JSON.stringify([what, args])) });
     const instance = new Instance(box);
     this.instances.set(instance.id, instance);
     run(structuredClone(args), instance.session, installed.storage, box).then(
@@ -264,7 +273,7 @@ export class InProcessBoxes
       async send(message) {
         if (lost) throw lost;
         const bytes = typeof message === "string" ? utf8(message) : message.slice();
-        sent.push(bytes);
+        sent.push({ box: instance.box, bytes });
         if (!instance.isFrozen && !instance.input.isClosed) instance.input.push(bytes);
       },
       async endInput() {

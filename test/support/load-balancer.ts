@@ -2,7 +2,9 @@
 
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
+import { orAborted } from "../../src/base/abort.ts";
 import { concat, utf8 } from "../../src/base/bytes.ts";
+import { systemClock } from "../../src/base/clock.ts";
 import { generateExpandedKey } from "../../src/onion/crypto/blinding.ts";
 import type { LoadBalancerStart, OwnerAnswer } from "../../src/wire/loadbalancer.ts";
 
@@ -46,6 +48,9 @@ export function startOf(
   };
 }
 
+/** For whatever a test waits for. */
+const ANSWER_MS = 90_000;
+
 /** Reads what a load balancer says. */
 export class Owner {
   readonly #messages: AsyncIterator<Uint8Array>;
@@ -67,8 +72,9 @@ export class Owner {
 
   /** The first answer that is as wanted; those before it are gone. */
   async until<T>(pick: (answer: OwnerAnswer) => T | undefined): Promise<T> {
+    const late = AbortSignal.timeout(ANSWER_MS);
     for (;;) {
-      const { value, done } = await this.#messages.next();
+      const { value, done } = await orAborted(this.#messages.next(), late);
       if (done === true) throw new Error("the load balancer ended");
       const answer = JSON.parse(Buffer.from(value).toString()) as OwnerAnswer;
       this.#onAnswer(answer);
@@ -111,17 +117,45 @@ export class Owner {
 
 type Events = Extract<OwnerAnswer, { readonly event: unknown }>["event"];
 
-/** By an unmodified tor client, each time over circuits of its own unless `user` says otherwise. Rejects as curl does. */
+/**
+ * By an unmodified tor client, each time over circuits of its own unless `user` says otherwise. Rejects as curl does.
+ * A client whose consensus is older than ours looks for descriptors elsewhere (a network that has just begun gains
+ * directories with each consensus), and its tor remembers that they were not there: it asks again for a while.
+ */
 export async function curl(
   socks: { readonly host: string; readonly port: number },
   url: string,
-  options: { readonly user?: string; readonly args?: readonly string[] } = {},
+  options: {
+    readonly user?: string;
+    readonly args?: readonly string[];
+    /** As somebody does who loads a page again: whatever the client's tor said. */
+    readonly insists?: boolean;
+  } = {},
 ): Promise<Buffer> {
-  const proxy = `${options.user ?? crypto.randomUUID()}:x@${socks.host}:${String(socks.port)}`;
-  const { stdout } = await promisify(execFile)(
-    "curl",
-    ["-sS", "--fail", "--max-time", "90", "--socks5-hostname", proxy, ...(options.args ?? []), url],
-    { encoding: "buffer", maxBuffer: 64 * 2 ** 20 },
-  );
-  return stdout;
+  const untilMs = Date.now() + NOT_FOUND_MS;
+  for (;;) {
+    const proxy = `${options.user ?? crypto.randomUUID()}:x@${socks.host}:${String(socks.port)}`;
+    const args = [
+      "-sS",
+      "--fail",
+      "--max-time",
+      "90",
+      "--socks5-hostname",
+      proxy,
+      ...(options.args ?? []),
+      url,
+    ];
+    try {
+      const encoded = { encoding: "buffer", maxBuffer: 64 * 2 ** 20 } as const;
+      return (await promisify(execFile)("curl", args, encoded)).stdout;
+    } catch (error) {
+      // Extended SOCKS error F0: descriptor not found.
+      const isNotFound = error instanceof Error && error.message.includes("(240)");
+      const isRefused = error instanceof Error && error.message.includes("curl: (97)");
+      if (!(options.insists === true ? isRefused : isNotFound) || Date.now() > untilMs) throw error;
+      await systemClock.sleep(1000);
+    }
+  }
 }
+
+const NOT_FOUND_MS = 60_000;

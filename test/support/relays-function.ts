@@ -12,6 +12,7 @@ import { Paths } from "../../src/onion/paths.ts";
 
 type Relays = NonNullable<Env["relays"]>;
 const signal = () => AbortSignal.timeout(60_000);
+const CELL_BYTES = 514;
 const rules = { distinctSubnets: false };
 
 export default defineFunction({
@@ -80,11 +81,11 @@ async function fetchThrough(
   }
 }
 
-/** Writes these bytes (hex) on a new link, each as one chunk, and says what became of the link. */
+/** Writes these bytes (hex) on a new link, each as one chunk, and says whether `wanted` cells came back or how the link ended. */
 async function sendCells(
   relays: Relays,
   say: (value: Json) => Promise<void>,
-  [fingerprint = "", ...chunks]: readonly string[],
+  [fingerprint = "", wanted = "1", ...chunks]: readonly string[],
 ): Promise<void> {
   const link = await relays.link(fingerprint);
   const writer = link.writable.getWriter();
@@ -94,8 +95,7 @@ async function sendCells(
   try {
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       received += part.value.length;
-      // One whole cell: the relay answered.
-      if (received >= 514) break;
+      if (received >= Number(wanted) * CELL_BYTES) break;
     }
     await say({ ended: "nothing", received });
   } catch (error) {

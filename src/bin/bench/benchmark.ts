@@ -22,6 +22,8 @@ export interface BenchContext {
 export interface Benchmark {
   readonly name: string;
   readonly description: string;
+  /** Takes many minutes: runs when it is named, not with all others. */
+  readonly onRequest?: true;
   run(context: BenchContext): Promise<readonly Figure[]>;
 }
 

@@ -1,32 +1,46 @@
 // `bento bench cover`: what an observer of the client's link sees of a covered session on a private Tor network: how
-// steady the bytes of each second are, idle and with content, and whether a two-sample test can tell the two apart.
-// Idle and busy take turns, so that whatever else the machine does meets both.
+// steady the bytes of each second are, and whether a two-sample test can tell content from idle. Idle and content take
+// turns, so that whatever else the machine does meets both. Controls: idle against idle, and the same without cover.
 
-import path from "node:path";
+import { loadavg } from "node:os";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
-import type { Session } from "../../client/client.ts";
+import { BoxClient, type Dial, type Session } from "../../client/client.ts";
 import { Cover } from "../../client/cover.ts";
 import { loadPackage } from "../../client/package-loader.ts";
-import { bytesPerBin, type LinkChunk, readTrace } from "../../testnet/link-trace.ts";
-import { twoSample } from "../../testnet/two-sample.ts";
-import { type BenchContext, type Benchmark, type Figure, percentile } from "./benchmark.ts";
+import { busiestLink, bytesPerBin, ObservedLink, type Passed } from "../../testnet/observed-link.ts";
+import { turnsTest } from "../../testnet/two-sample.ts";
+import { type BenchContext, type Benchmark, type Figure, median, percentile } from "./benchmark.ts";
 import { startTorNetwork, type TorNetwork } from "./support/tor-network.ts";
 
 const RATE = 64 * 1024;
 const LATENCY_MS = 5;
 const TURN_SECONDS = 5;
-const TURNS = 8;
+/** C(12, 6) = 924 ways to split them: p down to 0.002. */
+const TURNS = 12;
+const CONTROL_TURNS = 8;
 /** Until circuits and windows have settled; and at the start of each turn, what began in the one before. */
 const SETTLE_MS = 2000;
 const CARRY_OVER_MS = 300;
-/** For the two-sample test. */
+/** For the two-sample test: of each turn so much, in such bins. */
+const WINDOW_MS = TURN_SECONDS * 1000 - 2 * CARRY_OVER_MS;
 const BIN_MS = 100;
 /** Content of a busy turn: two thirds of what the cells carry, there and back. */
 const CONTENT_BYTES = 4096;
 const CONTENT_EVERY_MS = 100;
-/** When nothing can be told apart, one run in a hundred is below. */
+/** When nothing can be told apart, one figure in a hundred is below. */
 const P_MIN = 0.01;
+/** The least that CONTROL_TURNS can show is 2 in C(8, 4) = 70. */
+const P_CONTROL_MAX = 0.03;
+/**
+ * What Tor does besides, whatever the client does: fetching the directory anew (every 20 s on a private network, every
+ * hour elsewhere) and circuits in reserve.
+ */
+const QUIET_TOR = [
+  ["FetchServerDescriptors", "0"],
+  ["__DisablePredictedCircuits", "1"],
+  ["LearnCircuitBuildTimeout", "0"],
+] as const;
 
 export const benchmark: Benchmark = {
   name: "cover",
@@ -35,20 +49,36 @@ export const benchmark: Benchmark = {
 };
 
 async function measure(context: BenchContext): Promise<readonly Figure[]> {
-  const traced = ["a0", "a1", "a2", "r0", "e0", "e1"];
-  await using tor = await startTorNetwork(context, { latencyMs: LATENCY_MS, traced });
-  using client = tor.onionClient();
+  await using link = await ObservedLink.start();
+  await using tor = await startTorNetwork(context, { latencyMs: LATENCY_MS, clientTorrc: [link.torrc] });
+  const app: Passed[] = [];
+  using client = new BoxClient({ address: tor.onionAddress, dial: observedDial(tor.onionDial, app) });
   const pack = async (name: string) => ({ package: (await loadPackage(name)).package });
-  await using cover = await Cover.start(client, {
-    rate: RATE,
-    cover: await pack("cover"),
-    signal: context.signal,
-  });
-  const session = await cover.run(await pack("echo"), { args: [] });
-  await systemClock.sleep(SETTLE_MS, context.signal);
-  const turns = await takeTurns(session, context);
-  const chunks = await clientLink(tor, turns[0]?.fromMs ?? 0);
-  return (["in", "out"] as const).flatMap((direction) => figuresOf(direction, chunks, turns));
+  const covered = await (async () => {
+    await using cover = await Cover.start(client, {
+      rate: RATE,
+      cover: await pack("cover"),
+      signal: context.signal,
+    });
+    const session = await cover.run(await pack("echo"), { args: [] });
+    await quiet(tor);
+    return await takeTurns(session, TURNS, "covered", context);
+  })();
+  const plain = await (async () => {
+    await using session = await client.run(await pack("echo"), { args: [] });
+    return await takeTurns(session, CONTROL_TURNS, "without cover", context);
+  })();
+  const passed = await link.passed();
+  return (["up", "down"] as const).flatMap((direction) => [
+    ...steadiness(direction, linkOf(passed, covered), app, covered),
+    ...likeness(direction, linkOf(passed, covered), covered),
+    control(direction, linkOf(passed, plain), plain),
+  ]);
+}
+
+async function quiet({ net }: TorNetwork): Promise<void> {
+  await using control = await net.testnet.control("c0");
+  await control.setConf(QUIET_TOR);
 }
 
 interface Turn {
@@ -56,15 +86,25 @@ interface Turn {
   readonly fromMs: number;
 }
 
-async function takeTurns(session: Session, context: BenchContext): Promise<Turn[]> {
+async function takeTurns(
+  session: Session,
+  count: number,
+  what: string,
+  context: BenchContext,
+): Promise<Turn[]> {
+  await systemClock.sleep(SETTLE_MS, context.signal);
   const turns: Turn[] = [];
   let echoedBytes = 0;
   const reading = (async () => {
     for await (const message of session) echoedBytes += message.length;
   })();
-  for (let at = 0; at < TURNS; at++) {
+  // It is told of when the turns are over; sending ends them when the session is lost.
+  reading.catch(() => undefined);
+  for (let at = 0; at < count; at++) {
     const isBusy = at % 2 === 1;
-    context.phase(`turn ${at + 1} of ${TURNS}, ${TURN_SECONDS} s each: ${isBusy ? "content" : "idle"}`);
+    context.phase(
+      `${what}: turn ${at + 1} of ${count}, ${TURN_SECONDS} s each: ${isBusy ? "content" : "idle"}`,
+    );
     const fromMs = Date.now();
     turns.push({ isBusy, fromMs });
     while (Date.now() < fromMs + TURN_SECONDS * 1000) {
@@ -74,7 +114,7 @@ async function takeTurns(session: Session, context: BenchContext): Promise<Turn[
   }
   await session.endInput();
   await reading;
-  const least = CONTENT_BYTES * TURNS * TURN_SECONDS;
+  const least = CONTENT_BYTES * count * TURN_SECONDS;
   if (echoedBytes < least) {
     throw new BentoError(
       "benchmark-failed",
@@ -84,60 +124,169 @@ async function takeTurns(session: Session, context: BenchContext): Promise<Turn[
   return turns;
 }
 
-function figuresOf(direction: "in" | "out", chunks: readonly LinkChunk[], turns: readonly Turn[]): Figure[] {
-  const way = direction === "in" ? "to the guard" : "from the guard";
-  const binsOf = (isBusy: boolean, binMs: number, count: number) =>
+/** The link of the session: the busiest while it lasted. */
+function linkOf(passed: readonly Passed[], turns: readonly Turn[]): readonly Passed[] {
+  const fromMs = turns[0]?.fromMs ?? 0;
+  const toMs = (turns.at(-1)?.fromMs ?? 0) + TURN_SECONDS * 1000;
+  return busiestLink(passed.filter(({ atMs }) => atMs >= fromMs && atMs < toMs));
+}
+
+type Direction = Passed["direction"];
+const WAY = { up: "to the guard", down: "from the guard" } as const;
+
+/** Each second of each turn, idle and with content, on the link and at the client: how far off the mean of all. */
+function steadiness(
+  direction: Direction,
+  passed: readonly Passed[],
+  app: readonly Passed[],
+  turns: readonly Turn[],
+): Figure[] {
+  const secondsOf = (of: readonly Passed[], isBusy: boolean) =>
     turns
       .filter((turn) => turn.isBusy === isBusy)
       .flatMap(({ fromMs }) =>
-        bytesPerBin(chunks, direction, { fromMs: fromMs + CARRY_OVER_MS, binMs, count }),
+        bytesPerBin(of, direction, {
+          fromMs: fromMs + CARRY_OVER_MS,
+          binMs: 1000,
+          count: TURN_SECONDS - 1,
+        }),
       );
-  const seconds = { idle: binsOf(false, 1000, TURN_SECONDS - 1), busy: binsOf(true, 1000, TURN_SECONDS - 1) };
-  const all = [...seconds.idle, ...seconds.busy];
-  const mean = all.reduce((sum, bytes) => sum + bytes, 0) / all.length;
-  const off = (of: readonly number[]) => of.map((bytes) => (100 * Math.abs(bytes - mean)) / mean);
-  const bins = (TURN_SECONDS * 1000 - 2 * CARRY_OVER_MS) / BIN_MS;
-  const { p, distance } = twoSample(binsOf(false, BIN_MS, bins), binsOf(true, BIN_MS, bins));
-  const note = `${RATE / 1024} KiB/s of cells, n ${seconds.idle.length} seconds each`;
+  const offOf = (of: readonly Passed[]) => {
+    const [idle, busy] = [secondsOf(of, false), secondsOf(of, true)];
+    const mean = [...idle, ...busy].reduce((sum, bytes) => sum + bytes, 0) / (idle.length + busy.length);
+    const off = (seconds: readonly number[]) => seconds.map((bytes) => (100 * Math.abs(bytes - mean)) / mean);
+    return { mean, idle: off(idle), busy: off(busy) };
+  };
+  const [link, client] = [offOf(passed), offOf(app)];
+  const way = WAY[direction];
+  const load = loadavg()[0]?.toFixed(1) ?? "";
   return [
-    { name: `${way}: mean`, value: mean / 1024, unit: "KiB/s", note: "with Tor's and TLS's framing" },
+    {
+      name: `${way}: mean`,
+      value: link.mean / 1024,
+      unit: "KiB/s",
+      note: `${RATE / 1024} KiB/s of cells, with Tor's and TLS's framing`,
+    },
+    {
+      name: `${way}: at the client, median second off the mean`,
+      value: median([...client.idle, ...client.busy]),
+      unit: "%",
+      note: direction === "up" ? "as the client hands cells to tor" : "as tor hands them over",
+    },
+    {
+      name: `${way}: at the client, worst second off the mean`,
+      value: percentile([...client.idle, ...client.busy], 1),
+      unit: "%",
+    },
     ...(["idle", "busy"] as const).flatMap((state): Figure[] => [
       {
-        name: `${way}: ${state}, p95 second off the mean`,
-        value: percentile(off(seconds[state]), 0.95),
+        name: `${way}: ${state}, median second off the mean`,
+        value: median(link[state]),
+        unit: "%",
+        note: "on the link",
+      },
+      {
+        name: `${way}: ${state}, p90 second off the mean`,
+        value: percentile(link[state], 0.9),
         unit: "%",
       },
       {
         name: `${way}: ${state}, worst second off the mean`,
-        value: percentile(off(seconds[state]), 1),
+        value: percentile(link[state], 1),
         unit: "%",
         target: { most: 2 },
-        note,
+        note: `n ${link[state].length} seconds, load ${load}`,
       },
     ]),
-    {
-      name: `${way}: content against idle, p`,
-      value: p,
-      unit: "",
-      target: { least: P_MIN },
-      note: `two-sample Kolmogorov-Smirnov on bytes of ${BIN_MS} ms, distance ${distance.toFixed(3)}`,
-    },
   ];
 }
 
-/** The busiest of the links between the client and its guards. */
-async function clientLink({ net }: TorNetwork, fromMs: number): Promise<readonly LinkChunk[]> {
-  await using control = await net.testnet.control("c0");
-  const status = (await control.getInfo(["orconn-status"]))["orconn-status"];
-  const guards = net.testnet.nodes.filter(({ fingerprint }) => fingerprint && status.includes(fingerprint));
-  let best: readonly LinkChunk[] = [];
-  for (const { name } of guards) {
-    for (const chunks of (await readTrace(path.join(net.testnet.dir, `${name}.trace`))).values()) {
-      const later = chunks.filter(({ unixMs }) => unixMs >= fromMs);
-      if (later.length > best.length) best = later;
-    }
-  }
-  if (best.length === 0)
-    throw new BentoError("benchmark-failed", "Cannot measure: the client's link left no trace");
-  return best;
+/** What an observer may compare: how many bytes, and how they come one after another. */
+const LOOKS: readonly {
+  readonly name: string;
+  readonly values: (passed: readonly Passed[], direction: Direction, fromMs: number) => number[];
+}[] = [
+  {
+    name: `bytes of ${BIN_MS} ms`,
+    values: (passed, direction, fromMs) =>
+      bytesPerBin(passed, direction, { fromMs, binMs: BIN_MS, count: WINDOW_MS / BIN_MS }),
+  },
+  {
+    name: "pauses",
+    values: (passed, direction, fromMs) => {
+      const times = passed
+        .filter((one) => one.direction === direction && one.atMs >= fromMs && one.atMs < fromMs + WINDOW_MS)
+        .map(({ atMs }) => atMs);
+      return times.slice(1).map((atMs, at) => atMs - (times[at] ?? 0));
+    },
+  },
+];
+
+/** Content against idle; and as a control idle against idle, whose p is small as often as chance has it. */
+function likeness(direction: Direction, passed: readonly Passed[], turns: readonly Turn[]): Figure[] {
+  const idle = turns.filter(({ isBusy }) => !isBusy).map((turn, at) => ({ ...turn, isBusy: at % 2 === 1 }));
+  return LOOKS.flatMap((look): Figure[] => {
+    const compare = (of: readonly Turn[]) => compareTurns(look, direction, passed, of);
+    const [own, same] = [compare(turns), compare(idle)];
+    return [
+      {
+        name: `${WAY[direction]}: content against idle, ${look.name}, p`,
+        value: own.p,
+        unit: "",
+        target: { least: P_MIN },
+        note: `two-sample Kolmogorov-Smirnov over all splits of ${turns.length} turns, distance ${own.distance.toFixed(3)}`,
+      },
+      {
+        name: `${WAY[direction]}: idle against idle, ${look.name}, p`,
+        value: same.p,
+        unit: "",
+        note: `control; distance ${same.distance.toFixed(3)}`,
+      },
+    ];
+  });
+}
+
+function control(direction: Direction, passed: readonly Passed[], turns: readonly Turn[]): Figure {
+  const { p, distance } = compareTurns(LOOKS[0] as (typeof LOOKS)[number], direction, passed, turns);
+  return {
+    name: `${WAY[direction]}: content against idle without cover, p`,
+    value: p,
+    unit: "",
+    target: { most: P_CONTROL_MAX },
+    note: `control; distance ${distance.toFixed(3)}`,
+  };
+}
+
+function compareTurns(
+  look: (typeof LOOKS)[number],
+  direction: Direction,
+  passed: readonly Passed[],
+  turns: readonly Turn[],
+) {
+  return turnsTest(
+    turns.map(({ isBusy, fromMs }) => ({
+      isFirst: isBusy,
+      values: look.values(passed, direction, fromMs + CARRY_OVER_MS),
+    })),
+  );
+}
+
+/** Notes what the client hands to tor, and what it gets from it. */
+function observedDial(dial: Dial, seen: Passed[]): Dial {
+  return async (target, options) => {
+    const stream = await dial(target, options);
+    const note = (direction: Direction, bytes: number) =>
+      seen.push({ link: 0, atMs: Date.now(), direction, bytes });
+    const write = stream.write.bind(stream) as (...args: unknown[]) => boolean;
+    stream.write = ((chunk: Uint8Array, ...rest: unknown[]) => {
+      note("up", chunk.length);
+      return write(chunk, ...rest);
+    }) as typeof stream.write;
+    const push = stream.push.bind(stream);
+    stream.push = (chunk: Uint8Array | null, encoding) => {
+      if (chunk) note("down", chunk.length);
+      return push(chunk, encoding);
+    };
+    return stream;
+  };
 }

@@ -34,7 +34,9 @@ export async function bench(
       io.result({ name, description }, () => table([[name.padEnd(16), description]]));
     return 0;
   }
-  const chosen = all.filter(({ name }) => names.length === 0 || names.includes(name));
+  const chosen = all.filter(({ name, onRequest }) =>
+    names.length === 0 ? !onRequest : names.includes(name),
+  );
   const machine = await describeMachine();
   if (!io.json) for (const line of machineLines(machine)) io.print(line);
   const results: Result[] = [];
@@ -44,11 +46,13 @@ export async function bench(
     if (!io.json) show(cli, result);
   }
   const elsewhere = names.length === 0 ? await shownByTests() : [];
-  if (io.json) io.event({ machine, benchmarks: results, shownByTests: elsewhere });
+  const onRequest = all.filter((one) => names.length === 0 && one.onRequest).map(({ name }) => name);
+  if (io.json) io.event({ machine, benchmarks: results, onRequest, shownByTests: elsewhere });
   else if (elsewhere.length > 0) {
     io.print(io.bold("shown by tests"));
     io.print(table(elsewhere.map(({ what, count, command }) => [`    ${what}`, count, command])));
   }
+  if (!io.json && onRequest.length > 0) io.print(`by name only, for they take long: ${onRequest.join(", ")}`);
   const failed = results.filter(({ error }) => error !== undefined).length;
   if (failed > 0) throw new BentoError("benchmark-failed", `${failed} of the benchmarks could not be run`);
   return 0;

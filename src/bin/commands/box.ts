@@ -32,6 +32,7 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
   const config = await readConfig(options.config);
   const { Box } = await import("../../box/box.ts");
   const { remoteBoxes } = await import("../remote-boxes.ts");
+  const { bundledPackages } = await import("../bundled-packages.ts");
   const log = createLog((line) => {
     // systemd and people read it as it stands; nothing sensitive is ever logged.
     cli.io.stderr.write(line);
@@ -48,6 +49,8 @@ export async function serve(cli: Cli, options: ServeOptions): Promise<number> {
     clock: systemClock,
     log,
     remote: remoteBoxes,
+    // An author tries functions of their own, and waits for the box.
+    bundled: options.exitWithoutRelay === undefined ? await bundledPackages(config.policy.images) : [],
     exitWithoutRelay: options.exitWithoutRelay?.split(","),
     denoFlags: options.inspector ? [inspectorFlag()] : [],
   });

@@ -13,6 +13,7 @@ import { abortable } from "./abortable.ts";
 import type { FunctionStorage } from "./services.ts";
 import { FileCipher } from "./storage-cipher.ts";
 import { readSealed, writeSealed } from "./storage-file.ts";
+import type { KeyPlace, StorageKeys } from "./storage-keys.ts";
 
 export const STORAGE_LIMITS = {
   /** What each value costs beside its bytes: an inode, the rest of its last block, its entry in memory. */
@@ -48,26 +49,45 @@ interface Value {
   references: number;
 }
 
+/** What all functions of a box draw on. */
+export interface SharedStorage {
+  readonly space: Space;
+  readonly limits: StorageLimits;
+  readonly keys: StorageKeys;
+}
+
+/** What a vault has while it is used, and not when it is idle, for idle ones are many. */
+interface Use {
+  readonly end: AbortController;
+  readonly puts: Set<Promise<unknown>>;
+  operations: number;
+}
+
 export class FunctionVault implements FunctionStorage {
   readonly #id: FunctionId;
   readonly #dir: string;
-  readonly #key = randomBytes(32);
+  readonly #keys: StorageKeys;
+  readonly #key: KeyPlace;
   readonly #own: Space;
   readonly #total: Space;
   readonly #limits: StorageLimits;
   readonly #values = new Map<string, Value>();
   /** The keys of #values in order of their UTF-8 bytes. */
   readonly #order: string[] = [];
-  readonly #erased = new AbortController();
-  readonly #puts = new Set<Promise<unknown>>();
-  #folder: Promise<unknown> | undefined;
+  #use: Use | undefined;
+  #isErased = false;
+  /** Pending while it is made. */
+  #folder: Promise<unknown> | "made" | undefined;
 
-  constructor(id: FunctionId, dir: string, own: Space, total: Space, limits: StorageLimits) {
+  /** @param dir the function's own folder */
+  constructor(id: FunctionId, dir: string, quota: Space, shared: SharedStorage) {
     this.#id = id;
     this.#dir = dir;
-    this.#own = own;
-    this.#total = total;
-    this.#limits = limits;
+    this.#own = quota;
+    this.#total = shared.space;
+    this.#limits = shared.limits;
+    this.#keys = shared.keys;
+    this.#key = shared.keys.create();
   }
 
   get bytesUsed(): number {
@@ -80,16 +100,22 @@ export class FunctionVault implements FunctionStorage {
     options: { signal: AbortSignal; create?: boolean },
   ): Promise<{ bytes: number }> {
     checkKey(key);
-    const signal = this.#lifeOf(options.signal);
-    const create = options.create ?? false;
-    if (create) this.#refuseTaken(key);
-    this.#takeKey();
-    const put = this.#put(key, abortable(value, signal), { signal, create });
-    this.#puts.add(put);
+    options.signal.throwIfAborted();
+    const use = this.#begin();
     try {
-      return { bytes: await put };
+      const signal = AbortSignal.any([options.signal, use.end.signal]);
+      const create = options.create ?? false;
+      if (create) this.#refuseTaken(key);
+      this.#takeKey();
+      const put = this.#put(key, abortable(value, signal), { signal, create });
+      use.puts.add(put);
+      try {
+        return { bytes: await put };
+      } finally {
+        use.puts.delete(put);
+      }
     } finally {
-      this.#puts.delete(put);
+      this.#done(use);
     }
   }
 
@@ -108,7 +134,7 @@ export class FunctionVault implements FunctionStorage {
     try {
       charge(this.#limits.entryBytes);
       await this.#makeFolder();
-      const cipher = new FileCipher(this.#key, this.#id, fileId);
+      const cipher = this.#cipherOf(fileId);
       const bytes = await writeSealed(path, cipher, value, charge);
       signal.throwIfAborted();
       // Nothing is awaited between this and the next line: of several that create one key, one succeeds.
@@ -130,7 +156,8 @@ export class FunctionVault implements FunctionStorage {
     options: { signal: AbortSignal; offset?: number },
   ): Promise<{ bytes: number; value: AsyncIterable<Uint8Array> } | undefined> {
     checkKey(key);
-    const signal = this.#lifeOf(options.signal);
+    options.signal.throwIfAborted();
+    this.#refuseErased();
     const value = this.#values.get(key);
     if (!value) return undefined;
     const offset = options.offset ?? 0;
@@ -141,12 +168,12 @@ export class FunctionVault implements FunctionStorage {
       );
     }
     value.references++;
-    return { bytes: value.bytes, value: this.#read(value, offset, signal) };
+    return { bytes: value.bytes, value: this.#read(value, offset, options.signal) };
   }
 
   async delete(key: string): Promise<boolean> {
     checkKey(key);
-    this.#erased.signal.throwIfAborted();
+    this.#refuseErased();
     const value = this.#values.get(key);
     if (!value) return false;
     this.#values.delete(key);
@@ -174,9 +201,12 @@ export class FunctionVault implements FunctionStorage {
   }
 
   async erase(): Promise<void> {
-    this.#erased.abort(new BentoError("storage-erased", "Cannot use storage: the function has ended"));
-    await Promise.allSettled(this.#puts);
-    this.#key.fill(0);
+    if (this.#isErased) return;
+    this.#isErased = true;
+    const use = this.#use;
+    use?.end.abort(erased());
+    if (use) await Promise.allSettled(use.puts);
+    this.#keys.erase(this.#key);
     const values = [...this.#values.values()];
     this.#values.clear();
     this.#order.length = 0;
@@ -184,23 +214,42 @@ export class FunctionVault implements FunctionStorage {
     await rm(this.#dir, { recursive: true, force: true });
   }
 
-  #lifeOf(signal: AbortSignal): AbortSignal {
-    const life = AbortSignal.any([signal, this.#erased.signal]);
-    life.throwIfAborted();
-    return life;
+  /** One operation more. It ends with `#done`. */
+  #begin(): Use {
+    this.#refuseErased();
+    this.#use ??= { end: new AbortController(), puts: new Set(), operations: 0 };
+    this.#use.operations++;
+    return this.#use;
+  }
+
+  #done(use: Use): void {
+    use.operations--;
+    if (use.operations === 0 && this.#use === use) this.#use = undefined;
+  }
+
+  #cipherOf(fileId: string): FileCipher {
+    this.#refuseErased();
+    return new FileCipher(this.#keys.bytes(this.#key), this.#id, fileId);
+  }
+
+  #refuseErased(): void {
+    if (this.#isErased) throw erased();
   }
 
   /** Reads one version to its end. The version is kept until the reader is done, gives up or is aborted. */
-  #read(value: Value, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array> {
+  #read(value: Value, offset: number, caller: AbortSignal): AsyncIterable<Uint8Array> {
+    const use = this.#begin();
+    const signal = AbortSignal.any([caller, use.end.signal]);
     let held = true;
     const release = () => {
       if (!held) return;
       held = false;
       signal.removeEventListener("abort", release);
+      this.#done(use);
       this.#releaseSoon(value);
     };
     signal.addEventListener("abort", release, { once: true });
-    const cipher = new FileCipher(this.#key, this.#id, value.fileId);
+    const cipher = this.#cipherOf(value.fileId);
     const chunks = readSealed(join(this.#dir, value.fileId), cipher, value.bytes, offset);
     return {
       async *[Symbol.asyncIterator]() {
@@ -245,9 +294,11 @@ export class FunctionVault implements FunctionStorage {
   }
 
   async #makeFolder(): Promise<void> {
+    if (this.#folder === "made") return;
     this.#folder ??= mkdir(this.#dir, { mode: 0o700 });
     try {
       await this.#folder;
+      this.#folder = "made";
     } catch (error) {
       this.#folder = undefined;
       throw error;
@@ -303,6 +354,10 @@ export class FunctionVault implements FunctionStorage {
     }
     return low;
   }
+}
+
+function erased(): BentoError {
+  return new BentoError("storage-erased", "Cannot use storage: the function has ended");
 }
 
 function compareKeys(a: string, b: string): number {

@@ -86,11 +86,16 @@ export class RelayLinkStream extends Duplex {
     };
   }
 
-  override _final(callback: (error?: Error | null) => void): void {
-    // A relay that takes nothing any more is left.
+  override end(...last: unknown[]): this {
+    // A relay that takes nothing any more is left: `_final` would wait for it, behind what was written.
+    this.#stopTimer();
     this.#stopTimer = this.#clock.after(CLOSE_MS, () => {
       this.destroy(linkLost());
     });
+    return super.end(...(last as []));
+  }
+
+  override _final(callback: (error?: Error | null) => void): void {
     this.#socket.end(() => {
       this.#end();
       callback();

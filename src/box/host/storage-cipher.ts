@@ -30,11 +30,11 @@ export class FileCipher {
     this.#label = utf8(`bento storage 1\n${functionId}\n${fileId}\n`);
   }
 
-  /** ciphertext | tag */
-  seal(index: number, isFinal: boolean, plain: Uint8Array): Uint8Array {
+  /** ciphertext | tag, at the start of `room`. */
+  seal(index: number, isFinal: boolean, plain: Uint8Array, room: Uint8Array): Uint8Array {
     const nonce = nonceOf(index, isFinal);
     const cipher = createCipheriv("aes-256-gcm", this.#key, nonce).setAAD(this.#label);
-    const sealed = new Uint8Array(plain.length + TAG_BYTES);
+    const sealed = room.subarray(0, plain.length + TAG_BYTES);
     sealed.set(cipher.update(plain));
     cipher.final();
     sealed.set(cipher.getAuthTag(), plain.length);

@@ -1,6 +1,6 @@
 // A stored value on disk: sealed chunks one after the other, written and read as streams. A file is opened for
-// each chunk and closed again, so that a thousand waiting streams hold no file descriptors; the first few readers may
-// keep theirs, because opening for each chunk halves the rate of a download on a busy machine.
+// each chunk and closed again, so that a thousand waiting streams hold no file descriptors; the first few may
+// keep theirs, because opening for each chunk halves the rate of a transfer on a busy machine.
 
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -18,13 +18,17 @@ export async function writeSealed(
   value: AsyncIterable<Uint8Array>,
   charge: (diskBytes: number) => void,
 ): Promise<number> {
+  await using kept = new KeptFile(path);
   const buffer = new Uint8Array(CHUNK_BYTES);
+  // The same each time: it is on disk when the next chunk is sealed.
+  const room = new Uint8Array(sealedBytes(CHUNK_BYTES));
   let filled = 0;
   let index = 0;
   const flush = async (isFinal: boolean) => {
     charge(sealedBytes(filled));
-    const sealed = cipher.seal(index, isFinal, buffer.subarray(0, filled));
-    await withFile(path, index === 0 ? NEW_FILE : OLD_FILE, (file) => writeAll(file, sealed));
+    const sealed = cipher.seal(index, isFinal, buffer.subarray(0, filled), room);
+    const flags = index === 0 ? NEW_FILE : OLD_FILE;
+    await kept.use(flags, { isLast: isFinal }, (file) => writeAll(file, sealed));
     index++;
   };
   let bytes = 0;
@@ -46,9 +50,9 @@ export async function writeSealed(
   return bytes;
 }
 
-/** Files that readers keep open between chunks, of all functions together. */
-export const READERS_OPEN_MAX = 64;
-let readersOpen = 0;
+/** Files that are kept open between chunks, of all functions together. */
+export const FILES_OPEN_MAX = 64;
+let filesOpen = 0;
 
 /**
  * The plain bytes of a file from `offset` on, chunk by chunk as they are asked for.
@@ -62,7 +66,7 @@ export async function* readSealed(
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const chunks = chunkCount(bytes);
   const first = Math.min(chunks - 1, Math.floor(offset / CHUNK_BYTES));
-  await using kept = new KeptFile(path, chunks - first > 1);
+  await using kept = new KeptFile(path);
   for (let index = first; index < chunks; index++) {
     const start = index * CHUNK_BYTES;
     const plainBytes = Math.min(CHUNK_BYTES, bytes - start);
@@ -72,17 +76,14 @@ export async function* readSealed(
   }
 }
 
-/** A file that is read in several steps: kept open if there is room for it, else opened for each. */
+/** A file that is used in several steps: kept open if there is room for it, else opened for each. */
 class KeptFile implements AsyncDisposable {
   readonly #path: string;
-  readonly #isKept: boolean;
   #file: FileHandle | undefined;
   #buffer: Uint8Array | undefined;
 
-  constructor(path: string, isLong: boolean) {
+  constructor(path: string) {
     this.#path = path;
-    this.#isKept = isLong && readersOpen < READERS_OPEN_MAX;
-    if (this.#isKept) readersOpen++;
   }
 
   /** Room for the sealed bytes of one chunk, the same each time: what is opened from it is a copy. */
@@ -91,21 +92,37 @@ class KeptFile implements AsyncDisposable {
     return this.#buffer.length >= bytes ? this.#buffer.subarray(0, bytes) : new Uint8Array(bytes);
   }
 
-  async use(read: (file: FileHandle) => Promise<void>): Promise<void> {
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW;
-    if (!this.#isKept) return withFile(this.#path, flags, read);
-    this.#file ??= await open(this.#path, flags);
-    await read(this.#file);
+  /** One step. What is used once only is not worth a place. `flags` count where the file is opened. */
+  async use(
+    flags: number,
+    { isLast }: { readonly isLast: boolean },
+    step: (file: FileHandle) => Promise<void>,
+  ): Promise<void> {
+    if (!this.#file && !isLast && filesOpen < FILES_OPEN_MAX) {
+      filesOpen++;
+      try {
+        this.#file = await open(this.#path, flags, 0o600);
+      } catch (error) {
+        filesOpen--;
+        throw error;
+      }
+    }
+    if (this.#file) return step(this.#file);
+    await withFile(this.#path, flags, step);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#isKept) readersOpen--;
-    await this.#file?.close();
+    const file = this.#file;
+    this.#file = undefined;
+    if (!file) return;
+    filesOpen--;
+    await file.close();
   }
 }
 
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const OLD_FILE = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW;
+const READ_FILE = constants.O_RDONLY | constants.O_NOFOLLOW;
 
 async function readChunk(
   kept: KeptFile,
@@ -116,7 +133,7 @@ async function readChunk(
 ): Promise<Uint8Array> {
   const sealed = kept.room(sealedBytes(plainBytes));
   try {
-    await kept.use(async (file) => {
+    await kept.use(READ_FILE, { isLast: isFinal }, async (file) => {
       const position = index * sealedBytes(CHUNK_BYTES);
       const { bytesRead } = await file.read(sealed, 0, sealed.length, position);
       if (bytesRead !== sealed.length) throw new Error(`read ${bytesRead} bytes, expected ${sealed.length}`);

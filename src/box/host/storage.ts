@@ -6,8 +6,15 @@ import { randomBytes } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { FunctionId } from "../store/function-store.ts";
-import { FunctionVault, Space, STORAGE_LIMITS, type StorageLimits } from "./function-vault.ts";
+import {
+  FunctionVault,
+  type SharedStorage,
+  Space,
+  STORAGE_LIMITS,
+  type StorageLimits,
+} from "./function-vault.ts";
 import type { FunctionStorage } from "./services.ts";
+import { StorageKeys } from "./storage-keys.ts";
 
 export interface StorageVaultOptions {
   /** The vault's own folder: emptied when it opens, for without keys its content is noise. */
@@ -19,14 +26,16 @@ export interface StorageVaultOptions {
 
 export class StorageVault implements AsyncDisposable {
   readonly #dir: string;
-  readonly #space: Space;
-  readonly #limits: StorageLimits;
+  readonly #shared: SharedStorage;
   readonly #functions = new Map<FunctionId, FunctionVault>();
 
   private constructor(options: StorageVaultOptions) {
     this.#dir = options.dir;
-    this.#space = new Space(options.bytesMax);
-    this.#limits = options.limits ?? STORAGE_LIMITS;
+    this.#shared = {
+      space: new Space(options.bytesMax),
+      limits: options.limits ?? STORAGE_LIMITS,
+      keys: new StorageKeys(),
+    };
   }
 
   /** Empties and creates the folder. */
@@ -42,14 +51,14 @@ export class StorageVault implements AsyncDisposable {
     if (known) return known;
     // The folder's name says nothing about the function.
     const dir = join(this.#dir, randomBytes(16).toString("hex"));
-    const created = new FunctionVault(id, dir, new Space(quotaBytes), this.#space, this.#limits);
+    const created = new FunctionVault(id, dir, new Space(quotaBytes), this.#shared);
     this.#functions.set(id, created);
     return created;
   }
 
   /** Bytes charged to all functions together. */
   get bytesUsed(): number {
-    return this.#space.bytes;
+    return this.#shared.space.bytes;
   }
 
   /** Bytes charged to a function. */

@@ -4,6 +4,7 @@
 
 import { createServer, type ListenOptions, type Server, type Socket } from "node:net";
 import type { Clock } from "../../base/clock.ts";
+import { drained } from "../../base/drained.ts";
 import { messageOf, ProtocolError } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import { BoxError, problemOf } from "../../wire/error-code.ts";
@@ -155,12 +156,7 @@ class Connection implements LegacyWriter {
   async write(bytes: Uint8Array): Promise<void> {
     this.signal.throwIfAborted();
     if (this.#socket.write(bytes)) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#socket.once("drain", resolve);
-    this.#socket.once("close", resolve);
-    await promise;
-    this.#socket.off("drain", resolve);
-    this.#socket.off("close", resolve);
+    await drained(this.#socket);
     this.signal.throwIfAborted();
   }
 

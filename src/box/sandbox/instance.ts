@@ -4,6 +4,7 @@
 
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
+import { posix } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import type { Clock } from "../../base/clock.ts";
 import { messageOf } from "../../base/errors.ts";
@@ -41,6 +42,8 @@ export interface Sandbox extends AsyncDisposable {
   readonly stdout: Readable;
   /** Process id on the host. */
   readonly pid: number;
+  /** The file that it was started with instead of the image's runner. */
+  readonly main: string | undefined;
   /** The last 64 KiB of stderr: runtime crashes and start-up errors. Written by the guest: not to be trusted. */
   stderrTail(): string;
   /** Settles once, after the instance and all it forked are gone. Never rejects. */
@@ -68,6 +71,8 @@ export interface InstancePlan {
   /** Unique on this host, `[a-z0-9-]+`: the name of its control group. */
   readonly name: string;
   readonly image: StagedImage;
+  /** File of the guest directory that starts instead of the image's runner. */
+  readonly main: string | undefined;
   readonly profile: SandboxProfile;
   readonly filter: Uint8Array;
   readonly limits: CgroupLimits;
@@ -80,13 +85,15 @@ export class Instance implements Sandbox {
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly pid: number;
+  readonly main: string | undefined;
   readonly exited: Promise<SandboxExit>;
   readonly #group: Cgroup;
   readonly #stderr: StderrTail;
   #killReason: string | undefined;
   #hasEnded = false;
 
-  private constructor(parts: InstanceParts, started: Started) {
+  private constructor(parts: InstanceParts, started: Started, main: string | undefined) {
+    this.main = main;
     this.stdin = started.stdin.stream;
     this.stdout = started.stdout.stream;
     this.pid = started.pid;
@@ -101,7 +108,7 @@ export class Instance implements Sandbox {
    */
   static async start(parts: InstanceParts, plan: InstancePlan, signal?: AbortSignal): Promise<Instance> {
     const started = await startProcess(parts, plan, signal);
-    return new Instance(parts, started);
+    return new Instance(parts, started, plan.main);
   }
 
   stderrTail(): string {
@@ -244,7 +251,7 @@ function boxOf(
   guestFds: [number, number, number],
 ): BoxedProcess {
   return {
-    image: plan.image,
+    image: startedWith(plan.image, plan.main),
     filter: plan.filter,
     tmpBytes: plan.tmpBytes,
     openFilesMax: plan.openFilesMax,
@@ -253,6 +260,14 @@ function boxOf(
     guestFds,
     inherited: parts.inherited,
   };
+}
+
+/** The runner is the last argument of its runtime. */
+function startedWith(image: StagedImage, main: string | undefined): StagedImage {
+  const runner = image.plan.argv.at(-1);
+  if (main === undefined || runner === undefined) return image;
+  const argv = [...image.plan.argv.slice(0, -1), posix.join(posix.dirname(runner), main)];
+  return { ...image, plan: { ...image.plan, argv } };
 }
 
 /** Moves the held process into its group, lets it go and waits until the guest exists. */

@@ -23,7 +23,7 @@ import { SANDBOX_PROFILES, type SandboxProfile } from "./seccomp-profiles.ts";
 import { Semaphore } from "./semaphore.ts";
 import { Stage, type StagedImage } from "./stage.ts";
 import { UidPool, type UidRange } from "./uid-pool.ts";
-import { type WarmPlan, WarmPool } from "./warm-pool.ts";
+import { type WarmClass, type WarmPlan, WarmPool } from "./warm-pool.ts";
 import { Watchdog } from "./watchdog.ts";
 
 export type { Sandbox, SandboxExit, SandboxUsage } from "./instance.ts";
@@ -32,6 +32,8 @@ export type { Sandbox, SandboxExit, SandboxUsage } from "./instance.ts";
 export interface SandboxSpec {
   readonly image: ImageName;
   readonly profile: SandboxProfile;
+  /** Preferred where one waits: an instance that was started with this file of the guest directory. */
+  readonly main?: string | undefined;
   readonly limits: {
     /** Bytes, /tmp and kernel objects included. */
     readonly memoryBytes: number;
@@ -101,7 +103,7 @@ export class SandboxHost implements AsyncDisposable {
           log: options.log,
           start: (signal) =>
             this.#room() > this.#waitingStarts
-              ? this.#launch({ ...plan, limits: { ...options.warmLimits, ...plan } }, signal)
+              ? this.#launch(waitingSpec(plan, options.warmLimits), signal, plan.main)
               : undefined,
         }),
     );
@@ -199,7 +201,8 @@ export class SandboxHost implements AsyncDisposable {
   /** A waiting member with the spec's limits set, or undefined. */
   async #claim(spec: SandboxSpec): Promise<Instance | undefined> {
     const wanted = { image: spec.image, profile: spec.profile, ...spec.limits };
-    const member = this.#pools.find((pool) => pool.matches(wanted))?.take();
+    const prepared = spec.main === undefined ? undefined : this.#take({ ...wanted, main: spec.main });
+    const member = prepared ?? this.#take(wanted);
     if (!member) return undefined;
     try {
       await member.setLimits(spec.limits);
@@ -209,6 +212,10 @@ export class SandboxHost implements AsyncDisposable {
       await member[Symbol.asyncDispose]();
       return undefined;
     }
+  }
+
+  #take(wanted: WarmClass): Instance | undefined {
+    return this.#pools.find((pool) => pool.matches(wanted))?.take();
   }
 
   /** Gives up a waiting member of some other class when only waiting ones fill the host. */
@@ -222,7 +229,7 @@ export class SandboxHost implements AsyncDisposable {
     await member[Symbol.asyncDispose]();
   }
 
-  async #launch(spec: SandboxSpec, signal: AbortSignal): Promise<Instance> {
+  async #launch(spec: SandboxSpec, signal: AbortSignal, main?: string): Promise<Instance> {
     const image = this.#images.get(spec.image);
     const filter = this.#filters.get(spec.profile);
     if (!image || !filter)
@@ -234,7 +241,7 @@ export class SandboxHost implements AsyncDisposable {
       using _turn = await this.#starts.acquire(signal);
       const { tmpBytes, openFilesMax, ...limits } = spec.limits;
       const name = `i-${this.#serial++}`;
-      const plan = { name, image, filter, profile: spec.profile, limits, tmpBytes, openFilesMax };
+      const plan = { name, image, main, filter, profile: spec.profile, limits, tmpBytes, openFilesMax };
       const instance = await Instance.start(this.#parts, plan, signal);
       this.#alive.add(instance);
       void this.#forget(instance);
@@ -271,6 +278,11 @@ export class SandboxHost implements AsyncDisposable {
       );
     }
   }
+}
+
+function waitingSpec(plan: WarmPlan, limits: CgroupLimits): SandboxSpec {
+  const { image, profile, tmpBytes, openFilesMax, cpuPercent = limits.cpuPercent } = plan;
+  return { image, profile, limits: { ...limits, cpuPercent, tmpBytes, openFilesMax } };
 }
 
 /** The same at each start of the same box. Its control groups and staging directories have names that begin so. */

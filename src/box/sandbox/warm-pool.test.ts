@@ -46,6 +46,37 @@ test("WarmPool.take: the successor starts when the member has had its time, one 
   assert.equal(pool.ready, 2);
 });
 
+test("WarmPool: members that were started with another file stand in for nobody else; their successors wait as planned", async () => {
+  const clock = new TestClock();
+  let started = 0;
+  const start = async () => {
+    started++;
+    return readyMember();
+  };
+  const ready = { ...plan, main: "ready.js", count: 1, refillDelayMs: 250 };
+  await using pool = new WarmPool({ plan: ready, start, clock, log: silentLog });
+  assert.ok(pool.matches({ ...plan, main: "ready.js" }));
+  for (const wanted of [plan, { ...plan, main: "other.js" }, { ...plan, main: "ready.js", tmpBytes: 2 }])
+    assert.ok(!pool.matches(wanted));
+  await using plain = new WarmPool({ plan, start, clock, log: silentLog });
+  assert.ok(plain.matches(plan) && !plain.matches({ ...plan, main: "ready.js" }));
+  await Promise.all([pool.filled(), plain.filled()]);
+  assert.equal(started, 3);
+  await using _ = pool.take();
+  await clock.advance(249);
+  assert.equal(started, 3);
+  await clock.advance(1);
+  assert.equal(started, 4);
+  // When the member's work is over sooner, so is the wait.
+  await pool.filled();
+  await using __ = pool.take();
+  await clock.advance(100);
+  pool.refill();
+  pool.refill(500);
+  await clock.advance(SANDBOX_LIMITS.refillDelayMs);
+  assert.equal(started, 5);
+});
+
 test("WarmPool: a pool that is closed starts nothing more", async () => {
   const clock = new TestClock();
   let started = 0;

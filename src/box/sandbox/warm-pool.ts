@@ -17,11 +17,17 @@ export interface WarmClass {
   readonly profile: SandboxProfile;
   readonly tmpBytes: number;
   readonly openFilesMax: number;
+  /** File of the guest directory that starts instead of the image's runner. */
+  readonly main?: string | undefined;
 }
 
 /** A class and how many of it to keep. */
 export interface WarmPlan extends WarmClass {
   readonly count: number;
+  /** Milliseconds from a claim to the start of the successor, if no instance ends sooner: SANDBOX_LIMITS.refillDelayMs when left out. */
+  readonly refillDelayMs?: number | undefined;
+  /** Of one CPU, while a member starts and waits: what takes long to start leaves room for what is being waited for. */
+  readonly cpuPercent?: number | undefined;
 }
 
 export interface WarmPoolOptions {
@@ -40,7 +46,7 @@ export class WarmPool implements AsyncDisposable {
   #starting = 0;
   #failures = 0;
   #retry: (() => void) | undefined;
-  #soon: (() => void) | undefined;
+  #soon: { readonly atMs: number; readonly cancel: () => void } | undefined;
   #work = new Set<Promise<void>>();
 
   constructor(options: WarmPoolOptions) {
@@ -57,8 +63,9 @@ export class WarmPool implements AsyncDisposable {
   }
 
   matches(wanted: WarmClass): boolean {
-    const { image, profile, tmpBytes, openFilesMax } = this.#options.plan;
+    const { image, profile, tmpBytes, openFilesMax, main } = this.#options.plan;
     return (
+      wanted.main === main &&
       wanted.image === image &&
       wanted.profile === profile &&
       wanted.tmpBytes === tmpBytes &&
@@ -69,7 +76,7 @@ export class WarmPool implements AsyncDisposable {
   /** The member that has waited longest, or undefined. It is the caller's now. */
   take(): Instance | undefined {
     const member = this.#members.shift();
-    if (member) this.refill();
+    if (member) this.refill(this.#options.plan.refillDelayMs);
     return member;
   }
 
@@ -84,21 +91,26 @@ export class WarmPool implements AsyncDisposable {
 
   /**
    * Starts what is missing, soon: starting a process stops this one for milliseconds and takes a core for tens, and
-   * whoever was just handed a member is waiting for its first byte.
+   * whoever was just handed a member is waiting for its first byte. The soonest of several calls counts.
    */
-  refill(): void {
+  refill(delayMs: number = SANDBOX_LIMITS.refillDelayMs): void {
     if (this.#stop.signal.aborted) return;
-    this.#soon ??= this.#options.clock.after(SANDBOX_LIMITS.refillDelayMs, () => {
+    const { clock } = this.#options;
+    const atMs = clock.now() + delayMs;
+    if (this.#soon && this.#soon.atMs <= atMs) return;
+    this.#soon?.cancel();
+    const cancel = clock.after(delayMs, () => {
       this.#soon = undefined;
       this.#fill();
     });
+    this.#soon = { atMs, cancel };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort(new Error("The pool is closed"));
     this.#retry?.();
     this.#retry = undefined;
-    this.#soon?.();
+    this.#soon?.cancel();
     this.#soon = undefined;
     await Promise.all(this.#work);
     await Promise.all(this.#members.splice(0).map((member) => member[Symbol.asyncDispose]()));

@@ -13,7 +13,6 @@ import { boxPage } from "../../web/box-page.ts";
 import { closeSchema, type Info, invocationSchema, MEDIA, PATHS } from "../../wire/api.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
-import { parsePackage } from "../../wire/package.ts";
 import { SESSION_FRAME_BYTES_MAX } from "../../wire/session-frame.ts";
 import type { Instance } from "../session/instance.ts";
 import { InputBudget, serveSession } from "../session/session.ts";
@@ -160,7 +159,8 @@ export class BoxServer implements AsyncDisposable {
 
   async #store(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await this.#json(request, Limits.packageBytesMax + Limits.argumentBytesMax);
-    sendJson(response, 201, await this.#options.operations.store(parsePackage(body)));
+    const { operations } = this.#options;
+    sendJson(response, 201, await operations.store(operations.package(body)));
   }
 
   async #exec(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -228,7 +228,7 @@ export class BoxServer implements AsyncDisposable {
       }
       const ran = stored
         ? { instance: await operations.start(stored, start.invocation) }
-        : await operations.run(parsePackage(start.package), start.invocation);
+        : await operations.run(operations.package(start.package), start.invocation);
       if (transport.signal.aborted) return;
       transport.begin();
       await serveSession(ran.instance, transport, { ...ran, budget: this.#inputs });

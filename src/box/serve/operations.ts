@@ -8,10 +8,11 @@ import type { Invocation, Listing, LogPage, Outcome, Stored } from "../../wire/a
 import { BoxError } from "../../wire/error-code.ts";
 import type { Grant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
-import type { FunctionPackage } from "../../wire/package.ts";
+import { type FunctionPackage, parseSentPackage } from "../../wire/package.ts";
 import type { Policy } from "../../wire/policy.ts";
 import { parseInstanceId, parseInvocationToken, parseShutdownToken } from "../../wire/token.ts";
 import type { Admission } from "../admit/admit.ts";
+import type { BundledFunctions } from "../admit/bundled-functions.ts";
 import type { Instance } from "../session/instance.ts";
 import type { Instances } from "../session/instances.ts";
 import type { AddedFunction, FunctionId, FunctionStore, StoredFunction } from "../store/function-store.ts";
@@ -21,6 +22,7 @@ export interface OperationsOptions {
   readonly store: FunctionStore;
   readonly instances: Instances;
   readonly admission: Admission;
+  readonly bundled: BundledFunctions;
   /** Storage that a function uses now: bytes. */
   readonly storageBytes: (id: FunctionId) => number;
   /** Erases what the function keeps; its instances have ended. */
@@ -36,6 +38,11 @@ export class Operations {
 
   get policy(): Policy {
     return this.#options.admission.policy;
+  }
+
+  /** A package as a client sent it. Throws BoxError "bad-request", "bad-manifest" or "unknown-source". */
+  package(sent: unknown): FunctionPackage {
+    return parseSentPackage(sent, (hash) => this.#options.bundled.sourceOf(hash));
   }
 
   /** Installs a function. Resolves when it is durable. */
@@ -59,10 +66,10 @@ export class Operations {
   }
 
   async start(stored: StoredFunction, invocation: Invocation): Promise<Instance> {
-    const { package: pack, id } = stored;
+    const { package: pack } = stored;
     checkInvocation(pack, invocation);
     const granted = this.#options.admission.admitInvocation(pack);
-    return await this.#options.instances.start(instanceRequest(id, pack, granted, invocation));
+    return await this.#options.instances.start(instanceRequest(stored, pack, granted, invocation));
   }
 
   /** Installs and starts at once; the disk works while the guest starts. Neither remains when the other fails. */
@@ -71,7 +78,7 @@ export class Operations {
     const granted = this.#options.admission.admitFunction(pack);
     this.#refuseWhenFull();
     const { added, durable } = this.#startAdd(pack, granted);
-    const starting = this.#options.instances.start(instanceRequest(added.id, pack, granted, invocation));
+    const starting = this.#options.instances.start(instanceRequest(added, pack, granted, invocation));
     const [start, write] = await Promise.allSettled([starting, durable]);
     if (start.status === "fulfilled" && write.status === "fulfilled") {
       return { stored: storedOf(pack, granted, added), instance: start.value };
@@ -186,16 +193,17 @@ function checkInvocation(pack: FunctionPackage, invocation: Invocation): void {
 }
 
 function instanceRequest(
-  functionId: FunctionId,
+  { id, sourceHash }: { readonly id: FunctionId; readonly sourceHash: string },
   pack: FunctionPackage,
   granted: Grant,
   invocation: Invocation,
 ) {
   const { name, entry } = pack.manifest;
   return {
-    functionId,
+    functionId: id,
     name,
     source: pack.source,
+    sourceHash,
     grant: granted,
     invocation,
     ...(entry === undefined ? {} : { entry }),

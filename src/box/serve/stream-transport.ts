@@ -2,6 +2,7 @@
 // the box's are the response, both open at once. A client that ends its body can acknowledge nothing more.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { drained } from "../../base/drained.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import { MEDIA } from "../../wire/api.ts";
 import {
@@ -61,7 +62,7 @@ export class StreamTransport implements SessionTransport {
   send(frame: BoxFrame): Promise<void> | undefined {
     if (this.signal.aborted) return undefined;
     if (this.#response.write(prefixLength(encodeBoxFrame(frame)))) return undefined;
-    return this.#drained();
+    return drained(this.#response);
   }
 
   async receive(): Promise<ClientFrame | undefined> {
@@ -96,15 +97,6 @@ export class StreamTransport implements SessionTransport {
     clearTimeout(timer);
     // The connection may serve more requests.
     socket.off("close", onClose);
-  }
-
-  async #drained(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#response.once("drain", resolve);
-    this.#response.once("close", resolve);
-    await promise;
-    this.#response.off("drain", resolve);
-    this.#response.off("close", resolve);
   }
 
   async *#cut(request: IncomingMessage, splitter: FrameSplitter): AsyncGenerator<Uint8Array> {

@@ -13,6 +13,8 @@ export type GuestEnd =
 
 export interface GuestRequest {
   readonly start: GuestStart;
+  /** Of the source: an instance that has loaded it may wait. */
+  readonly sourceHash: string;
   readonly services: HostServices;
   /** Output in order, each fragment owned by the callee. */
   readonly onOutput: (bytes: Uint8Array, last: boolean) => void;

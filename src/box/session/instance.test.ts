@@ -45,7 +45,14 @@ function request(source: string, functionId = A): InstanceRequest {
     backlogBytes: 2 ** 20,
   };
   const grant = { image: "deno", syscalls: [], box: [], limits } as const;
-  return { functionId, name: "f", source, grant, invocation: { args: [] } };
+  return {
+    functionId,
+    name: "f",
+    source,
+    sourceHash: "0".repeat(64),
+    grant,
+    invocation: { args: [] },
+  };
 }
 
 function setUp() {

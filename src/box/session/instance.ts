@@ -3,7 +3,7 @@
 
 import { orAborted } from "../../base/abort.ts";
 import type { Clock } from "../../base/clock.ts";
-import { messageOf } from "../../base/errors.ts";
+import { assert, messageOf } from "../../base/errors.ts";
 import type { Log } from "../../base/log.ts";
 import type { Invocation, Outcome } from "../../wire/api.ts";
 import type { Grant } from "../../wire/grant.ts";
@@ -27,6 +27,7 @@ export interface InstanceRequest {
   readonly functionId: FunctionId;
   readonly name: string;
   readonly source: string;
+  readonly sourceHash: string;
   readonly entry?: string;
   readonly grant: Grant;
   readonly invocation: Invocation;
@@ -51,7 +52,8 @@ export class Instance implements AsyncDisposable {
   readonly startedAt: number;
   readonly backlog: Backlog;
   readonly log: InstanceLog;
-  readonly #request: InstanceRequest;
+  /** Until it has started: an ended instance that waits for a reader does not keep its code in memory. */
+  #request: InstanceRequest | undefined;
   readonly #deps: InstanceDeps;
   readonly #ended = Promise.withResolvers<Outcome>();
   readonly #abort = new AbortController();
@@ -102,10 +104,14 @@ export class Instance implements AsyncDisposable {
   /** Starts the guest. Throws what the starter throws; the instance then has ended and holds nothing. */
   async start(services: HostServices): Promise<void> {
     let guest: Guest;
+    const request = this.#request;
+    assert(request, "an instance is started once");
+    this.#request = undefined;
     this.#starting = true;
     try {
       guest = await this.#deps.guests.start({
-        start: this.#guestStart(),
+        start: guestStart(request),
+        sourceHash: request.sourceHash,
         services,
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);
@@ -124,7 +130,7 @@ export class Instance implements AsyncDisposable {
     }
     this.#guest = guest;
     if (this.#attachment) guest.setAttached(true);
-    this.#life = this.#live(guest, services);
+    this.#life = this.#live(guest, services, request.grant.limits.runtimeMs);
     if (this.#killReason) this.#askToStop(guest);
   }
 
@@ -181,11 +187,6 @@ export class Instance implements AsyncDisposable {
     this.log[Symbol.dispose]();
   }
 
-  #guestStart(): GuestStart {
-    const { name, source, entry, invocation, grant } = this.#request;
-    return { name, source, invocation, grant, ...(entry === undefined ? {} : { entry }) };
-  }
-
   #onOutput(bytes: Uint8Array, last: boolean): void {
     try {
       this.backlog.append(bytes, last);
@@ -195,8 +196,8 @@ export class Instance implements AsyncDisposable {
     }
   }
 
-  async #live(guest: Guest, services: HostServices): Promise<void> {
-    const cancelLimit = this.#deps.clock.after(this.#request.grant.limits.runtimeMs, () => {
+  async #live(guest: Guest, services: HostServices, runtimeMs: number): Promise<void> {
+    const cancelLimit = this.#deps.clock.after(runtimeMs, () => {
       void this.kill("runtime-limit");
     });
     const end = await guest.ended;
@@ -272,6 +273,10 @@ export class Instance implements AsyncDisposable {
       turn.resolve();
     }
   }
+}
+
+function guestStart({ name, source, entry, invocation, grant }: InstanceRequest): GuestStart {
+  return { name, source, invocation, grant, ...(entry === undefined ? {} : { entry }) };
 }
 
 function boundedFailure(failure: { name: string; message: string; traceback: string }) {

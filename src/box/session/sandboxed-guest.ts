@@ -34,7 +34,7 @@ const CRASHES: readonly (readonly [RegExp, string])[] = [
 ];
 
 /** What a grant means to the sandbox. Processes are rounded up to what the runtimes need to exist. */
-export function sandboxSpec(grant: Grant): SandboxSpec {
+export function sandboxSpec(grant: Grant): Omit<SandboxSpec, "main"> {
   const { memoryBytes, cpuPercent, pids, tmpBytes } = grant.limits;
   return {
     image: grant.image,
@@ -61,8 +61,16 @@ export class SandboxedGuests implements GuestStarter {
   readonly #host: SandboxHost;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #readyMain: (sourceHash: string) => string | undefined;
 
-  constructor(options: { host: SandboxHost; clock: Clock; log: Log }) {
+  constructor(options: {
+    host: SandboxHost;
+    clock: Clock;
+    log: Log;
+    /** The main file of instances that wait with this source loaded, if there are such. */
+    readyMain: (sourceHash: string) => string | undefined;
+  }) {
+    this.#readyMain = options.readyMain;
     this.#host = options.host;
     this.#clock = options.clock;
     this.#log = options.log;
@@ -77,13 +85,15 @@ export class SandboxedGuests implements GuestStarter {
   }
 
   async #start(request: GuestRequest): Promise<Guest> {
-    const { start, services, onOutput, onLog, signal } = request;
+    const { start, sourceHash, services, onOutput, onLog, signal } = request;
     await using undo = new AsyncDisposableStack();
-    const sandbox = undo.use(await this.#host.start(sandboxSpec(start.grant), { signal }));
+    const spec = { ...sandboxSpec(start.grant), main: this.#readyMain(sourceHash) };
+    const sandbox = undo.use(await this.#host.start(spec, { signal }));
+    const { source: _, ...loaded } = start;
     const { stdin, stdout } = sandbox;
     const link = undo.use(new GuestLink({ stdin, stdout, log: this.#log, clock: this.#clock }));
     await this.#ready(link, sandbox, signal);
-    link.start(start, services, {
+    link.start(sandbox.main === undefined ? start : loaded, services, {
       onOutput: ({ bytes, last }) => {
         onOutput(bytes, last);
       },

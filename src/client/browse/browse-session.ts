@@ -65,6 +65,7 @@ interface Answer {
   readonly receiver: PageReceiver;
   readonly thread: PageThread;
   readonly done: PromiseWithResolvers<Visited>;
+  readonly isLast: boolean;
   bytes: number;
 }
 
@@ -83,6 +84,9 @@ export class BrowseSession implements AsyncDisposable {
   #lastEnd: Promise<Outcome> | undefined;
   #answers: Answer[] = [];
   #nextId = 1;
+  /** The next visit's, started when nothing else is to be done: what it needs takes as long to load as a page to come. */
+  #spareThread: PageThread | undefined = new PageThread();
+  #isClosed = false;
 
   constructor(options: BrowseSessionOptions) {
     this.#options = options;
@@ -120,6 +124,7 @@ export class BrowseSession implements AsyncDisposable {
 
   /** Ends the session quietly: reads what is under way to its end; then the function is removed from the box. */
   async close(): Promise<void> {
+    this.#dropSpare();
     const run = this.#run;
     const session = await run?.session.catch(() => undefined);
     if (run && session && !run.isInputEnded) {
@@ -131,6 +136,7 @@ export class BrowseSession implements AsyncDisposable {
 
   /** Ends the session at once. An observer of the link sees that it was not read to its end. */
   async abandon(): Promise<void> {
+    this.#dropSpare();
     const session = await this.#run?.session.catch(() => undefined);
     await session?.detach();
     await this.#lastEnd?.catch(() => undefined);
@@ -138,6 +144,12 @@ export class BrowseSession implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  #dropSpare(): void {
+    this.#isClosed = true;
+    this.#spareThread?.[Symbol.dispose]();
+    this.#spareThread = undefined;
   }
 
   #requestOf({ url, method = "GET", form, body, referrer, stop = false }: VisitRequest): BrowseRequest {
@@ -156,14 +168,16 @@ export class BrowseSession implements AsyncDisposable {
     const { onProgress, onShowable, showsStyled, links } = options;
     const clock = this.#options.clock ?? systemClock;
     const isAborted = () => options.signal?.aborted ?? false;
-    const thread = new PageThread(links);
+    const thread = this.#spareThread ?? new PageThread();
+    this.#spareThread = undefined;
     const answer: Answer = {
       thread,
       done: Promise.withResolvers(),
+      isLast: options.last ?? false,
       bytes: 0,
       receiver: new PageReceiver({
         clock,
-        render: async (content) => (isAborted() ? new Uint8Array() : thread.render(content)),
+        render: async (content) => (isAborted() ? new Uint8Array() : thread.render(content, links)),
         onShowable:
           onShowable &&
           ((html, stage, isPage) => {
@@ -258,6 +272,8 @@ export class BrowseSession implements AsyncDisposable {
     answer.done.resolve(page.then((done) => ({ ...done, isShaped })));
     const dispose = () => {
       drop(answer);
+      const mayGoOn = !this.#isClosed && !answer.isLast && this.#answers.length === 0;
+      if (mayGoOn) this.#spareThread ??= new PageThread();
     };
     page.then(dispose, dispose);
   }

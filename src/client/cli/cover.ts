@@ -83,6 +83,7 @@ export async function cover(cli: Cli, options: IdleCoverOptions): Promise<ExitCo
   const { signal } = cli;
   await using idle = await Cover.start(client, { rate, unitMs, cover: { package: loaded.package }, signal });
   const { cellBytes } = coverSettings(rate);
+  cli.io.event({ event: "covering", rate, cellBytes });
   progress.phase(`Cover at ${options.rate} for ${options.for}, cells of ${cellBytes} bytes:`);
   const watch = setInterval(() => progress.update(idle.outer.offset), WATCH_MS);
   try {

@@ -4,11 +4,12 @@
 
 import type { Readable, Writable } from "node:stream";
 import { stripVTControlCharacters } from "node:util";
+import { drained } from "../../base/drained.ts";
 import { BentoError, messageOf, systemCode } from "../../base/errors.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { EXIT, type ExitCode, exitCodeOf } from "./exit-code.ts";
 
-type Out = Writable & { readonly isTTY?: boolean; readonly columns?: number };
+type Out = Writable & { readonly isTTY?: boolean; readonly columns?: number; readonly rows?: number };
 
 export interface IoOptions {
   readonly stdin: Readable & { readonly isTTY?: boolean };
@@ -75,13 +76,7 @@ export class Io {
 
   /** Writes output bytes as they are; waits while stdout is full. */
   async write(bytes: Uint8Array, to: Writable = this.stdout): Promise<void> {
-    if (to.write(bytes)) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    to.once("drain", resolve);
-    to.once("close", resolve);
-    await promise;
-    to.off("drain", resolve);
-    to.off("close", resolve);
+    if (!to.write(bytes)) await drained(to);
   }
 
   bold(text: string): string {

@@ -2,7 +2,7 @@
 
 import { formatBytes } from "../../base/bytes.ts";
 import type { Listing } from "../../wire/api.ts";
-import { boxLabel, type Cli, type ReachOptions } from "./cli.ts";
+import { boxLabel, type Cli, type ReachOptions, usage } from "./cli.ts";
 import { clientOf, findOwned } from "./credentials.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable, table } from "./io.ts";
@@ -19,6 +19,11 @@ export async function shutdown(cli: Cli, given: string, options: ReachOptions): 
 /** Ends a function and forgets its saved name: how many instances were ended. */
 export async function shutdownFunction(cli: Cli, given: string, options: ReachOptions): Promise<number> {
   const found = await findOwned(cli, given, options);
+  if (found.name !== undefined && Object.hasOwn((await cli.context.read()).balancers, found.name))
+    throw usage(
+      `Cannot shut down ${found.name} by itself: it is a load balancer`,
+      `\`bento lb stop ${found.name}\` ends its replicas and its standby, too.`,
+    );
   if (found.name !== undefined) await (await import("./collect.ts")).endRunner(cli, found.name);
   using client = clientOf(found);
   using _progress = new Progress(cli.io, `Shutting down on ${boxLabel(found.reach)}`);
@@ -55,6 +60,7 @@ async function listSaved(cli: Cli): Promise<ExitCode> {
     box: entry.box,
     expiresAt: entry.expiresAt,
     ...(Object.hasOwn(data.laters, name) ? { answerOf: data.laters[name]?.of } : {}),
+    ...(Object.hasOwn(data.balancers, name) ? { serves: data.balancers[name]?.address } : {}),
   }));
   const instances = Object.entries(data.instances).map(([name, entry]) => ({
     name,
@@ -65,8 +71,12 @@ async function listSaved(cli: Cli): Promise<ExitCode> {
     if (functions.length + instances.length === 0) return "";
     return table([
       ["KIND", "NAME", "BOX", ""],
-      ...functions.map(({ name, box, expiresAt, answerOf }) => [
-        answerOf === undefined ? "function" : `answer of ${answerOf}`,
+      ...functions.map(({ name, box, expiresAt, answerOf, serves }) => [
+        answerOf !== undefined
+          ? `answer of ${answerOf}`
+          : serves === undefined
+            ? "function"
+            : "load balancer",
         name,
         box,
         `expires in ${formatSeconds((expiresAt - now) / 1000)}`,

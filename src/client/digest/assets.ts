@@ -2,7 +2,7 @@
 // stood for by short place holders until the page is final, so that megabytes are not parsed again and again.
 
 import { randomUUID } from "node:crypto";
-import { utf8 } from "../../base/bytes.ts";
+import { concat, utf8 } from "../../base/bytes.ts";
 import type { ContentRecord } from "../../wire/digest.ts";
 import { rewriteCss, scanCss } from "../../wire/page/css.ts";
 import { parseDataUrl } from "../../wire/page/data-url.ts";
@@ -65,31 +65,20 @@ export class Assets {
   /** The final page: place holders filled in, as far as PAGE_BYTES_MAX. */
   fill(page: string): Uint8Array {
     const pieces: Uint8Array[] = [];
-    let length = 0;
-    const add = (bytes: Uint8Array) => {
-      pieces.push(bytes);
-      length += bytes.length;
-    };
     const encoded = new Map<number, Uint8Array>();
     let left = PAGE_BYTES_MAX - page.length;
     let at = 0;
     for (const match of page.matchAll(new RegExp(`${NOTHING}${this.#marker}-(\\d{1,9})`, "g"))) {
-      add(utf8(page.slice(at, match.index)));
+      pieces.push(utf8(page.slice(at, match.index)));
       at = match.index + match[0].length;
       const number = Number(match[1]);
       const bytes = encoded.get(number) ?? this.#encode(number);
       encoded.set(number, bytes);
       left -= bytes.length;
-      add(left >= 0 ? bytes : utf8(NOTHING));
+      pieces.push(left >= 0 ? bytes : utf8(NOTHING));
     }
-    add(utf8(page.slice(at)));
-    const all = new Uint8Array(length);
-    let offset = 0;
-    for (const piece of pieces) {
-      all.set(piece, offset);
-      offset += piece.length;
-    }
-    return all;
+    pieces.push(utf8(page.slice(at)));
+    return concat(pieces);
   }
 
   #encode(number: number): Uint8Array {

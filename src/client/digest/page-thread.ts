@@ -23,18 +23,15 @@ const WORKER_LIMITS = { maxOldGenerationSizeMb: 1024 };
 
 /** Writes the pages of one visit. Disposing of it ends the thread, and what it still writes. */
 export class PageThread implements Disposable {
-  readonly #links: PageLinks | undefined;
   #worker: Worker | undefined;
   #isDisposed = false;
 
-  constructor(links?: PageLinks) {
-    this.#links = links;
+  constructor() {
     this.#worker = this.#start();
   }
 
   /** writePage elsewhere, one at a time. Throws BentoError "page-failed". */
-  async render(content: PageContent): Promise<Uint8Array> {
-    const links = this.#links;
+  async render(content: PageContent, links?: PageLinks): Promise<Uint8Array> {
     const done = await this.#run({ content, formSource: links?.formSource });
     return "marker" in done && links ? fillLinks(done.page, done.marker, done.placed, links) : done.page;
   }

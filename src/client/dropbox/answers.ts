@@ -26,8 +26,15 @@ const refusalSchema = z.strictObject({ refused: z.string().max(64) });
 /** Bytes of a message that is not content. */
 export const ANSWER_BYTES_MAX = 4096;
 
-/** Throws BentoError for what the Dropbox refuses, ProtocolError for what is no answer. */
-export function parseDropboxAnswer<T>(message: Uint8Array, schema: z.ZodType<T>): T {
+/**
+ * Throws BentoError for what the Dropbox refuses, ProtocolError for what is no answer.
+ * @param known `hadContent`: the Dropbox has handed some of its content out before.
+ */
+export function parseDropboxAnswer<T>(
+  message: Uint8Array,
+  schema: z.ZodType<T>,
+  known: { readonly hadContent: boolean } = { hadContent: false },
+): T {
   let value: unknown;
   try {
     if (message.length > ANSWER_BYTES_MAX) throw new RangeError("too long");
@@ -36,7 +43,7 @@ export function parseDropboxAnswer<T>(message: Uint8Array, schema: z.ZodType<T>)
     throw notAnAnswer(cause);
   }
   const refusal = refusalSchema.safeParse(value);
-  if (refusal.success) throw refused(refusal.data.refused as DropboxRefusal);
+  if (refusal.success) throw refused(refusal.data.refused as DropboxRefusal, known.hadContent);
   const result = schema.safeParse(value);
   if (!result.success) throw notAnAnswer(result.error);
   return result.data;
@@ -49,11 +56,17 @@ function notAnAnswer(cause: unknown): ProtocolError {
   });
 }
 
-function refused(reason: DropboxRefusal): BentoError {
+function refused(reason: DropboxRefusal, hadContent: boolean): BentoError {
   switch (reason) {
     case "empty":
+      if (hadContent) {
+        return new BentoError("dropbox-empty", "Cannot go on: the box has lost the content", {
+          advice:
+            "It was restarted, and what it keeps is in its memory alone: the rest cannot be had any more.",
+        });
+      }
       return new BentoError("dropbox-empty", "Cannot fetch: nothing was put there yet, or not all of it", {
-        advice: "Try again later.",
+        advice: "Try again later, unless the box was restarted: that loses what it kept.",
       });
     case "not-owner":
       return new BentoError("bad-token", "Cannot change this Dropbox: its content is its owner's");

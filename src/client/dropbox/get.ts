@@ -4,6 +4,7 @@
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import type { GetRequest } from "../../wire/dropbox.ts";
+import { BoxError } from "../../wire/error-code.ts";
 import type { InvocationToken } from "../../wire/token.ts";
 import type { BoxClient, OutputChunk, Session } from "../client.ts";
 import { ANSWER_BYTES_MAX, getAnswerSchema, parseDropboxAnswer, statusAnswerSchema } from "./answers.ts";
@@ -96,7 +97,7 @@ export class Download implements AsyncDisposable {
     try {
       this.#chunks ??= await this.#begin();
       if (this.#at >= this.#end) return undefined;
-      const next = await this.#orStalled(this.#chunks.next());
+      const next = await this.#orStalled(this.#chunks.next()).catch(instanceGone);
       if (next.done) throw await this.#endedEarly();
       const { bytes } = next.value;
       this.#at += bytes.length;
@@ -121,12 +122,23 @@ export class Download implements AsyncDisposable {
       ...(this.#ticket === undefined ? {} : { ticket: this.#ticket }),
       ...(writer === undefined ? {} : { writer }),
     };
-    const { clock = systemClock, stallMs } = this.#options;
+    const { clock = systemClock, stallMs, onRetry } = this.#options;
     this.#session = await orStalled({ signal, clock, stallMs }, (until) =>
-      this.#client.run({ token: this.#token }, { args: ["get", request] }, { signal: until }),
+      this.#client.run(
+        { token: this.#token },
+        { args: ["get", request] },
+        {
+          signal: until,
+          // What was sent meanwhile is taken up again; only if that fails is the download asked for anew.
+          onEvent: (event) => {
+            if (event.kind === "interrupted") onRetry?.(event);
+          },
+        },
+      ),
     );
     const chunks = this.#session.chunks();
-    const answer = parseDropboxAnswer(await this.#orStalled(firstMessage(chunks)), getAnswerSchema);
+    const first = await this.#orStalled(firstMessage(chunks));
+    const answer = parseDropboxAnswer(first, getAnswerSchema, { hadContent: this.#size !== undefined });
     const isAsAsked = answer.from === this.#at && answer.from + answer.bytes <= answer.size;
     if (!isAsAsked || (this.#size !== undefined && this.#size !== answer.size))
       throw new ProtocolError(
@@ -164,6 +176,15 @@ export class Download implements AsyncDisposable {
       signal.removeEventListener("abort", onAbort);
     }
   }
+}
+
+/** A box that was restarted knows no instance of before: whether the Dropbox is there yet, asking it anew tells. */
+function instanceGone(error: unknown): never {
+  if (error instanceof BoxError && error.code === "bad-token")
+    throw new BentoError("connection-lost", "Connection lost: the box has ended the download", {
+      cause: error,
+    });
+  throw error;
 }
 
 /** What the owner may ask of a Dropbox. */

@@ -2,6 +2,7 @@
 // goes on where the Dropbox says it is (spec/dropbox 2.1). The box is untrusted and gets what `content` yields.
 
 import { createHash, hkdfSync, randomBytes } from "node:crypto";
+import { orAborted } from "../../base/abort.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { DropboxLimits, type PutRequest } from "../../wire/dropbox.ts";
@@ -18,9 +19,16 @@ import { orStalled, withRetries } from "./retry.ts";
 const STALL_MS = 120_000;
 /** Content is sent in messages of at most this many bytes. */
 const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
+/** Content that goes up with the installation, in the same round trip: about what Tor carries meanwhile. */
+const AHEAD_BYTES = 512 * 1024;
 /** Attempts in a row without progress. */
 const ATTEMPTS_MAX = 8;
-/** How long ending the instance of a broken attempt may take: milliseconds. */
+/**
+ * What one download may cost when nothing else is said, in sizes of the content: each time it goes on after its connection
+ * broke it is charged all that is left, also when the box answered to nobody.
+ */
+const GET_SIZES = 16;
+/** How long ending the instance of a broken attempt may take, if a stall is not noticed sooner: milliseconds. */
 const KILL_MS = 10_000;
 
 /** Content that can be read again from any byte: what a put needs to resume. */
@@ -36,7 +44,7 @@ export interface PutOptions {
   /** How long nothing may move; without it the usual waits of the client hold for the first answer. */
   readonly stallMs?: number | undefined;
   readonly attemptsMax?: number;
-  /** Called once the box has installed the function, before content is sent: what it has must be saved now. */
+  /** Called once the box has installed the function: what it has must be saved now, before anything else is done. */
   readonly onStored?: (stored: StoredFunction) => Promise<void> | void;
   /** Content bytes that the Dropbox keeps. */
   readonly onKept?: (bytes: number) => void;
@@ -46,7 +54,7 @@ export interface PutOptions {
 /** What a Dropbox allows, apart from its lifetime. */
 export interface DropboxTerms {
   readonly gets: number;
-  /** Content bytes of all downloads; the size twice for each when left out, so that downloads can resume. */
+  /** Content bytes of all downloads; GET_SIZES times the size for each when left out. */
   readonly bytes?: number | undefined;
 }
 
@@ -59,7 +67,7 @@ export function newWriter(): string {
 export function putRequest(writer: string, size: number, terms: DropboxTerms): PutRequest {
   let partBytes: number = DropboxLimits.partBytesMin;
   while (Math.ceil(size / partBytes) > DropboxLimits.partsMax) partBytes *= 2;
-  return { writer, gets: terms.gets, bytes: terms.bytes ?? 2 * terms.gets * size, partBytes };
+  return { writer, gets: terms.gets, bytes: terms.bytes ?? GET_SIZES * terms.gets * size, partBytes };
 }
 
 /** The package, asking for the storage that `size` content bytes take, for `lifetimeMs`. */
@@ -97,16 +105,23 @@ export async function putContent(
   const { stallMs, signal, clock = systemClock } = options;
   const attempt = async (progress: () => void): Promise<number> => {
     // The last attempt's instance waits for input that will not come.
-    if (broken) await endQuietly(client, broken);
+    if (broken) {
+      const waitMs = Math.min(KILL_MS, stallMs ?? KILL_MS);
+      await endQuietly(client, broken, AbortSignal.any([signal, AbortSignal.timeout(waitMs)]));
+    }
     broken = undefined;
     const lost = Promise.withResolvers<never>();
     lost.promise.catch(() => undefined);
+    // What is installed now has nothing yet: content need not wait for it to say so.
+    using outgoing =
+      "package" in target ? await Outgoing.from(content, request.partBytes, signal) : undefined;
     await using session = await orStalled({ signal, clock, stallMs }, (until) =>
       client.run(
         target,
         { args: ["put", request] },
         {
           signal: until,
+          input: outgoing?.ahead,
           onEvent: (event) => {
             // Input on its way is lost with the connection: only asking anew tells where to go on.
             if (event.kind === "interrupted") lost.reject(new BentoError("connection-lost", event.reason));
@@ -120,12 +135,7 @@ export async function putContent(
       target = { token: stored.invocationToken };
       await options.onStored?.(stored);
     }
-    // What was installed a moment ago has nothing yet: content need not wait for it to say so.
-    const transfer = new Transfer(session, content, {
-      ...options,
-      progress,
-      isNew: session.stored !== undefined,
-    });
+    const transfer = new Transfer(session, content, { ...options, progress, outgoing });
     const size = await transfer.run(lost.promise);
     broken = undefined;
     return size;
@@ -138,17 +148,58 @@ export async function putContent(
   });
 }
 
-async function endQuietly(client: BoxClient, instance: InstanceId): Promise<void> {
+async function endQuietly(client: BoxClient, instance: InstanceId, signal: AbortSignal): Promise<void> {
   try {
-    await client.close(instance, { kill: true, signal: AbortSignal.timeout(KILL_MS) });
+    await client.close(instance, { kill: true, signal });
   } catch {
     // It ends by itself when nobody comes back.
   }
 }
 
+/** Content as messages; the first of them are read before it is known where they go. */
+class Outgoing implements Disposable {
+  readonly ahead: Uint8Array[] = [];
+  readonly #pieces: AsyncIterator<Uint8Array>;
+
+  private constructor(pieces: AsyncIterator<Uint8Array>) {
+    this.#pieces = pieces;
+  }
+
+  /** From the first byte on. Reads at most a part ahead: more may wait for what is kept. Throws the signal's reason. */
+  static async from(content: PutContent, partBytes: number, signal: AbortSignal): Promise<Outgoing> {
+    const outgoing = new Outgoing(content.read(0)[Symbol.asyncIterator]());
+    for (let bytes = 0; bytes < Math.min(AHEAD_BYTES, partBytes); ) {
+      const piece = await orAborted(outgoing.#pieces.next(), signal);
+      if (piece.done) break;
+      outgoing.ahead.push(...messagesOf(piece.value));
+      bytes += piece.value.length;
+    }
+    return outgoing;
+  }
+
+  /** What is left after `ahead`. */
+  async *rest(): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const piece = await this.#pieces.next();
+      if (piece.done) return;
+      yield piece.value;
+    }
+  }
+
+  /** Lets go of the content. Does not wait: what it waits for may never come. */
+  [Symbol.dispose](): void {
+    this.#pieces.return?.().catch(() => undefined);
+  }
+}
+
+function* messagesOf(piece: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < piece.length; at += MESSAGE_BYTES) yield piece.subarray(at, at + MESSAGE_BYTES);
+}
+
 interface TransferOptions extends PutOptions {
   readonly progress: () => void;
-  readonly isNew: boolean;
+  /** Where the function was installed with this attempt. */
+  readonly outgoing: Outgoing | undefined;
 }
 
 /** One attempt: content out, answers in. */
@@ -166,33 +217,26 @@ class Transfer {
     this.#content = content;
     this.#options = options;
     this.#start.promise.catch(() => undefined);
-    if (options.isNew) this.#start.resolve(0);
     this.#stalled.promise.catch(() => undefined);
   }
 
   async run(lost: Promise<never>): Promise<number> {
     const { signal } = this.#options;
-    const aborted = Promise.withResolvers<never>();
-    aborted.promise.catch(() => undefined);
-    const onAbort = () => aborted.reject(signal.reason as Error);
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (signal.aborted) onAbort();
     this.#moved();
     try {
       const answered = this.#readAnswers();
       const sent = this.#send().then(() => answered);
       sent.catch(() => undefined);
-      return await Promise.race([answered, sent, lost, this.#stalled.promise, aborted.promise]);
+      return await orAborted(Promise.race([answered, sent, lost, this.#stalled.promise]), signal);
     } finally {
       this.#done = true;
       this.#cancelStall();
-      signal.removeEventListener("abort", onAbort);
       this.#start.reject(new BentoError("closed", "The transfer is over"));
     }
   }
 
   async #readAnswers(): Promise<number> {
-    const { isNew } = this.#options;
+    const isNew = this.#options.outgoing !== undefined;
     let kept = -1;
     let sealed: number | undefined;
     for await (const message of this.#session) {
@@ -218,18 +262,24 @@ class Transfer {
   }
 
   async #send(): Promise<void> {
+    const { outgoing } = this.#options;
+    for await (const piece of outgoing ? outgoing.rest() : await this.#resumed()) {
+      for (const message of messagesOf(piece)) {
+        if (this.#done) return;
+        await this.#session.send(message);
+        this.#moved();
+      }
+    }
+    if (!this.#done) await this.#session.send(new Uint8Array());
+  }
+
+  /** Content from where the Dropbox says it is. */
+  async #resumed(): Promise<AsyncIterable<Uint8Array>> {
     const at = await this.#start.promise;
     const { size } = this.#content;
     if (size !== undefined && at > size)
       throw new ProtocolError("bad-answer", "Cannot go on: the Dropbox says it has more than there is");
-    for await (const piece of this.#content.read(at)) {
-      for (let sent = 0; sent < piece.length && !this.#done; sent += MESSAGE_BYTES) {
-        await this.#session.send(piece.subarray(sent, sent + MESSAGE_BYTES));
-        this.#moved();
-      }
-      if (this.#done) return;
-    }
-    await this.#session.send(new Uint8Array());
+    return this.#content.read(at);
   }
 
   #moved(): void {

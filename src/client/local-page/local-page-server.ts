@@ -10,7 +10,7 @@
 //   GET/POST /go/SEALED                           a link or form of a page (its signature)
 //   http://sHASH.localhost:PORT/pages/ID          the page itself, in the frame
 
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { pipeline } from "node:stream/promises";
@@ -19,6 +19,7 @@ import { messageOf } from "../../base/errors.ts";
 import { localPage, type VisitNews, visitText } from "../../web/local-page.ts";
 import type { PageLinks } from "../digest/links.ts";
 import { warcOf } from "../digest/warc.ts";
+import { cookieOf, isSame, protect, redirect, refuse, send } from "./guard.ts";
 import { RequestSealer, SEALED_LENGTH_MAX } from "./sealed-request.ts";
 import { type Visit, type Visitor, Visits } from "./visits.ts";
 
@@ -129,7 +130,7 @@ export class LocalPage implements AsyncDisposable {
     }
     if (url.pathname.startsWith("/go/")) return await this.#follow(request, response, url);
     if (url.pathname === "/" && url.searchParams.has("key")) return this.#welcome(response, url);
-    if (!isSame(cookieOf(request), this.#key)) {
+    if (!isSame(cookieOf(request, COOKIE), this.#key)) {
       refuse(response, 403, "Open the address that `bento browse --serve` printed.");
       return;
     }
@@ -268,14 +269,6 @@ export class LocalPage implements AsyncDisposable {
   }
 }
 
-/** What every answer has. */
-function protect(response: ServerResponse): void {
-  response.setHeader("x-content-type-options", "nosniff");
-  response.setHeader("referrer-policy", "no-referrer");
-  response.setHeader("cache-control", "no-store");
-  response.setHeader("cross-origin-resource-policy", "same-origin");
-}
-
 /** Lines of progress as server-sent events, until the visit is over or the reader is gone. */
 function sendNews(response: ServerResponse, visit: Visit): void {
   response.writeHead(200, { "content-type": "text/event-stream" });
@@ -356,31 +349,7 @@ async function bodyOf(request: IncomingMessage): Promise<Uint8Array> {
   return Buffer.concat(parts);
 }
 
-function cookieOf(request: IncomingMessage): string {
-  const [, value = ""] = new RegExp(`(?:^|; )${COOKIE}=([\\w-]*)`).exec(request.headers.cookie ?? "") ?? [];
-  return value;
-}
-
-/** Compares without telling how much was right. */
-function isSame(found: string, wanted: string): boolean {
-  const hash = (text: string) => createHash("sha256").update(text).digest();
-  return timingSafeEqual(hash(found), hash(wanted));
-}
-
 /** Browsers say where a form comes from (Fetch Metadata, RFC 6454); what says nothing is not a browser's form. */
 function isOwn(request: IncomingMessage, origin: string): boolean {
   return request.headers.origin === origin || request.headers["sec-fetch-site"] === "same-origin";
-}
-
-function send(response: ServerResponse, type: string, body: Uint8Array): void {
-  response.setHeader("content-type", type);
-  response.end(body);
-}
-
-function redirect(response: ServerResponse, to: string): void {
-  response.writeHead(303, { location: to }).end();
-}
-
-function refuse(response: ServerResponse, status: number, text: string): void {
-  response.writeHead(status, { "content-type": "text/plain; charset=utf-8" }).end(`${text}\n`);
 }

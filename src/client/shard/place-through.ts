@@ -1,12 +1,13 @@
 // Placing shards through the `shard` function on one box (spec/shard 7): the file goes up once, with the MACs of all
 // shards; the box computes the rest and fans out over Tor. It gets no key: what it stores wrongly is found out by
-// whoever fetches. Shards that it could not place are reported, to be placed otherwise.
+// whoever fetches. Shards that it could not place, or that it took with it when it died, are
+// reported, to be placed otherwise.
 
 import { z } from "zod";
 import { orAborted } from "../../base/abort.ts";
 import { fromUtf8 } from "../../base/bytes.ts";
 import { systemClock } from "../../base/clock.ts";
-import { BentoError, ProtocolError } from "../../base/errors.ts";
+import { BentoError, messageOf, ProtocolError } from "../../base/errors.ts";
 import type { PutRequest } from "../../wire/dropbox.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import { SELF } from "../../wire/policy.ts";
@@ -15,10 +16,9 @@ import type { FanOutRequest } from "../../wire/shard/fan-out.ts";
 import { fileBytesOf, MAC_BYTES, type ShardLayout, type Stripe } from "../../wire/shard/layout.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import { dropboxPackage } from "../dropbox/put.ts";
-import { orStalled } from "../dropbox/retry.ts";
+import { isPassing, orStalled } from "../dropbox/retry.ts";
 import type { ShardKeys } from "./keys.ts";
 import { type PlaceOptions, type PlaceResult, partBytesFor, type Target } from "./place.ts";
-import type { PlacedShard } from "./receipt.ts";
 
 /** How long the last shards may take once everything was sent: milliseconds. */
 const SEAL_MS = 300_000;
@@ -63,17 +63,44 @@ export async function placeShardsThrough(
     })),
   };
   const pack = { ...options.shardPackage, manifest: manifestFor(options.shardPackage, layout, request) };
-  const session = await client.run({ package: pack }, { args: ["put", request] }, { signal });
-  const stored = session.stored as StoredFunction | undefined;
+  const result: Mutable<PlaceResult> = { placed: [], failed: [] };
+  let stored: StoredFunction | undefined;
   try {
-    await using _session = session;
-    const answers = readAnswers(session, targets, options);
+    // What was on its way when a connection broke is missing then: nothing can be made of the rest.
+    const how = { signal, endsWithConnection: true };
+    await using session = await client.run({ package: pack }, { args: ["put", request] }, how);
+    stored = session.stored as StoredFunction | undefined;
+    const answers = readAnswers(session, targets, result, options);
     answers.catch(() => undefined);
     const sending = send(session, stripes, layout, keys, targets, { ...options, partBytes });
+    sending.catch(() => undefined);
     await Promise.race([sending, answers]);
-    return await orStalled({ signal, clock, stallMs: SEAL_MS }, (until) => orAborted(answers, until));
+    await orStalled({ signal, clock, stallMs: SEAL_MS }, (until) => orAborted(answers, until));
+  } catch (error) {
+    signal.throwIfAborted();
+    if (!isPassing(error)) throw error;
+    giveUp(targets, result, error, options);
   } finally {
     if (stored) await removeQuietly(client, stored);
+  }
+  return result;
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] extends readonly (infer E)[] ? E[] : T[K] };
+
+/** The box in between is gone: what it did not report as placed has failed. */
+function giveUp(
+  targets: readonly Target[],
+  result: Mutable<PlaceResult>,
+  error: unknown,
+  options: PlaceOptions,
+): void {
+  const settled = new Set(
+    [...result.placed, ...result.failed.map(({ target }) => target)].map(({ index }) => index),
+  );
+  for (const target of targets.filter(({ index }) => !settled.has(index))) {
+    result.failed.push({ target, error });
+    options.onFailed?.(target, `the box that was to hand it on is out of reach (${messageOf(error)})`);
   }
 }
 
@@ -121,10 +148,9 @@ async function send(
 async function readAnswers(
   session: Session,
   targets: readonly Target[],
+  { placed, failed }: Mutable<PlaceResult>,
   options: PlaceOptions,
-): Promise<PlaceResult> {
-  const placed: PlacedShard[] = [];
-  const failed: { target: Target; error: unknown }[] = [];
+): Promise<void> {
   for await (const message of session) {
     const answer = parse(message);
     if ("placed" in answer) {
@@ -147,7 +173,6 @@ async function readAnswers(
     const why = outcome.kind === "failed" ? outcome.message : outcome.reason;
     throw new BentoError("function-failed", `Cannot place shards: the function on the box failed (${why})`);
   }
-  return { placed, failed };
 }
 
 function targetOf(targets: readonly Target[], index: number): Target {

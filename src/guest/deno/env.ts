@@ -8,15 +8,20 @@ import { bentoOf } from "./bento.ts";
 import type { HostChannel } from "./channel.ts";
 import { chromiumOf } from "./chromium.ts";
 import { relaysOf } from "./relays.ts";
-import { type Bridge, bridgeSockets } from "./socks.ts";
+import type { Bridge } from "./socks.ts";
 import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
-/** @param bridge whether fetch and WebSocket get a way out: needs sockets on the sandbox's loopback. */
-export function envOf(channel: HostChannel, grant: Grant, bridge: boolean, log: FunctionLog): Env {
+/** @param bridge gives fetch and WebSocket a way out, if they get one: needs sockets on the sandbox's loopback. */
+export function envOf(
+  channel: HostChannel,
+  grant: Grant,
+  bridge: ((net: Net) => Bridge) | undefined,
+  log: FunctionLog,
+): Env {
   const net = grant.net ? netOf(channel) : undefined;
-  const way: Bridge | undefined = net && bridge ? bridgeSockets(net) : undefined;
+  const way = net && bridge ? bridge(net) : undefined;
   return Object.freeze({
     log,
     ...(net ? { net } : {}),

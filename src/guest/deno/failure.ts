@@ -13,9 +13,10 @@ const TRACEBACK_CHARS_MAX = 8 * 1024;
 
 /**
  * What the runtime calls the function's module in its stack traces: addresses of sources, of small ones the source itself
- * (as the runner writes it), of which the runtime shows the beginning and the end.
+ * (as the runner writes it), of which the runtime shows the beginning and the end; of ready instances a file (../build.ts).
  */
-const MODULE = /blob:null\/[0-9a-f-]+|data:(?:text\/javascript|application\/typescript),[\w%.~!*-]*/g;
+const MODULE =
+  /file:\/\/\/bento\/bundled-ready-[0-9a-f]+\.js|blob:null\/[0-9a-f-]+|data:(?:text\/javascript|application\/typescript),[\w%.~!*-]*/g;
 
 export function failureOf(thrown: unknown): GuestFailure {
   const clean = (text: string) => text.replaceAll(MODULE, FILE).replaceAll(COLOUR, "");

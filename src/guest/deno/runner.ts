@@ -7,7 +7,9 @@ import { HostChannel, jsonOf } from "./channel.ts";
 import { replaceConsole } from "./console.ts";
 import { envOf, logOf } from "./env.ts";
 import { failureOf } from "./failure.ts";
+import { type FunctionModule, loadReady } from "./ready.ts";
 import { SessionState } from "./session.ts";
+import { bridgeSockets } from "./socks.ts";
 
 // Taken before a function runs, which may replace what stands on the globals.
 const { exit, stdin, stdout } = Deno;
@@ -38,6 +40,7 @@ globalThis.addEventListener("error", (event) => {
 await load(
   'import { defineFunction } from "bento/function";\nexport default defineFunction({ async invoke() {} });',
 );
+const ready = await loadReady();
 channel.send(GUEST_FRAME.ready, 0);
 await channel.flush();
 channel.run(onFrame).then(
@@ -58,8 +61,9 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
   try {
     if (!("args" in invocation))
       throw new TypeError("Cannot start: call expressions are for the python image");
-    const env = envOf(channel, grant, bridgesSockets(grant), log);
-    const module = await load(source);
+    const bridge = bridgesSockets(grant) ? (ready?.bridge ?? bridgeSockets) : undefined;
+    const env = envOf(channel, grant, bridge, log);
+    const module = source === undefined ? (ready?.module ?? {}) : await load(source);
     const definition = module.default as { invoke?: unknown } | undefined;
     if (typeof definition?.invoke !== "function") {
       throw new TypeError("Cannot start: the function has no `export default defineFunction({ invoke })`");
@@ -76,7 +80,7 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
  * As JavaScript, which is what clients bundle to; as TypeScript where that cannot be parsed. Not TypeScript at once:
  * its compiler asks the C library for the stack's bounds, which needs /proc, and a large module makes it panic.
  */
-async function load(source: string): Promise<{ default?: unknown }> {
+async function load(source: string): Promise<FunctionModule> {
   try {
     return await importAs(source, "text/javascript");
   } catch (error) {
@@ -87,12 +91,12 @@ async function load(source: string): Promise<{ default?: unknown }> {
 }
 
 /** A small source is its own address, which the runtime loads in half the time; its stack traces repeat the address. */
-async function importAs(source: string, type: string): Promise<{ default?: unknown }> {
+async function importAs(source: string, type: string): Promise<FunctionModule> {
   const url =
     source.length <= DATA_URL_CHARS_MAX
       ? `data:${type},${encodeURIComponent(source.toWellFormed()).replace(/['()]/g, escapeCharacter)}`
       : URL.createObjectURL(new Blob([source], { type }));
-  return (await import(url)) as { default?: unknown };
+  return (await import(url)) as FunctionModule;
 }
 
 /** What would end an address in a stack trace (failure.ts). */

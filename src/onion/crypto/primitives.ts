@@ -93,33 +93,14 @@ export function aesCtr(key: Uint8Array, iv: Uint8Array = ZERO_IV): StreamCipher 
   return createCipheriv(key.length === 16 ? "aes-128-ctr" : "aes-256-ctr", key, iv);
 }
 
-/** A digest over everything so far, readable at any point. */
-export class RunningDigest {
-  #hash: ReturnType<typeof createHash>;
+/** AES of whole blocks, each for itself (ECB): what counter mode in keystream.ts is made of, and of use for nothing else. */
+export type AesBlocks = (blocks: Uint8Array) => Uint8Array;
 
-  constructor(algorithm: "sha1" | "sha3-256", seed: Uint8Array) {
-    this.#hash = createHash(algorithm).update(seed);
-  }
-
-  /** Takes `bytes` in and returns the digest of everything so far. */
-  update(bytes: Uint8Array): Uint8Array {
-    this.#hash.update(bytes);
-    return this.#hash.copy().digest();
-  }
-
-  /**
-   * The digest as it would be after `bytes`, and a function that makes it so. For cells of which it is not known yet
-   * whether they are meant for us (tor-spec 6.1).
-   */
-  preview(bytes: Uint8Array): { readonly digest: Uint8Array; readonly commit: () => void } {
-    const next = this.#hash.copy().update(bytes);
-    return {
-      digest: next.copy().digest(),
-      commit: () => {
-        this.#hash = next;
-      },
-    };
-  }
+/** @param key 16 or 32 bytes. */
+export function aesBlocks(key: Uint8Array): AesBlocks {
+  const cipher = createCipheriv(key.length === 16 ? "aes-128-ecb" : "aes-256-ecb", key, null);
+  cipher.setAutoPadding(false);
+  return (blocks) => cipher.update(blocks);
 }
 
 /** A Curve25519 key pair. The private part stays a key object: importing raw bytes again costs more than using it. */

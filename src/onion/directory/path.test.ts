@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { random } from "../crypto/primitives.ts";
+import { Paths } from "../paths.ts";
 import type { Consensus } from "./consensus.ts";
 import { GuardSet } from "./guards.ts";
 import { Network, type Relay } from "./network.ts";
@@ -202,4 +203,29 @@ test("guards: the sample is bounded, old ones go, a network without guards is an
     Array.from({ length: 21 }, () => guards.toJSON()[0]),
   ])
     assert.throws(() => GuardSet.restore(state), { code: "onion-guards" });
+});
+
+test("the beginning of a path goes on to an end that suits it, over one relay more when that is the guard itself", () => {
+  const network = networkOf(
+    [{}, {}, {}, { family: [2] }, {}].map((one, at) => (at === 2 ? { family: [3] } : one)),
+  );
+  const guard = relayAt(network, 0);
+  const paths = new Paths({ network, firstHop: guard });
+  for (let turn = 0; turn < 50; turn++) {
+    const start = paths.start();
+    assert.equal(start.length, 2);
+    assert.equal(start[0], guard);
+    assert.notEqual(start[1], guard);
+  }
+  const start = [guard, relayAt(network, 2)];
+  assert.deepEqual(paths.rest(start, relayAt(network, 1)), [relayAt(network, 1)]);
+  assert.equal(paths.rest(start, relayAt(network, 2)), undefined, "the last relay itself");
+  assert.equal(paths.rest(start, relayAt(network, 3)), undefined, "of its family");
+  const around = paths.rest(start, guard) ?? [];
+  assert.equal(around.length, 2);
+  assert.equal(around[1], guard);
+  assert.ok(around[0] !== guard && around[0] !== start[1]);
+  // A stranger's relay, of which the consensus knows nothing.
+  const stranger = { ...relayAt(network, 1), identity: { rsa: random(20), ed25519: random(32) } };
+  assert.deepEqual(paths.rest(start, stranger), [stranger]);
 });

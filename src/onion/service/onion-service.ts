@@ -7,7 +7,6 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, messageOf } from "../../base/errors.ts";
 import { type Log, silentLog } from "../../base/log.ts";
 import type { Circuit } from "../circuit/circuit.ts";
-import { DESTROY_REASON } from "../circuit/relay-message.ts";
 import { vegasParameters } from "../circuit/vegas.ts";
 import type { CircuitBuilder } from "../circuit-builder.ts";
 import { blindKey, type ExpandedKey, type TimePeriod } from "../crypto/blinding.ts";
@@ -82,8 +81,11 @@ export interface KnownPoint extends IntroductionPoint {
 
 export interface PointLoss {
   readonly reason: BentoError;
-  /** The relay says that it ended the circuit in good order: so it does when somebody else has claimed the point. */
-  readonly isClaimed: boolean;
+  /**
+   * A relay ended the circuit, not the link below it: so it is when somebody else has claimed the point, and also when a
+   * relay on the way is gone. They do not say which: relays hand on no reasons.
+   */
+  readonly isByRelay: boolean;
 }
 
 /** When, in Unix milliseconds, and at which directories: what says when they must be published again. */
@@ -125,6 +127,8 @@ export class OnionService implements Disposable {
   readonly #log: Log;
   readonly #ended = new AbortController();
   readonly #points = new Map<IntroductionPoint, Claimed>();
+  /** Those of an earlier life, claimed or not yet. */
+  #known: readonly IntroductionPoint[] = [];
   /** By number of the period. */
   readonly #periods = new Map<
     number,
@@ -132,6 +136,7 @@ export class OnionService implements Disposable {
   >();
   #publishing: Promise<void> = Promise.resolve();
   #published = "";
+  #revision = 0;
   #stopTimer: () => void = () => undefined;
 
   private constructor(options: OnionServiceOptions) {
@@ -185,6 +190,17 @@ export class OnionService implements Disposable {
     if (this.#placesText() !== this.#published) await this.publish(signal);
   }
 
+  /**
+   * One point more, and publishes: clients whose introductions failed at all others hold that against those for minutes
+   * (C tor does for two), and find this one. Throws BentoError.
+   */
+  async addPoint(signal?: AbortSignal): Promise<void> {
+    const others = [...this.#points.keys(), ...this.#known].map(({ relay }) => relay);
+    const relay = this.#options.paths.meetingPoint(others);
+    await this.#claim({ relay, secrets: generateIntroductionSecrets() }, signal);
+    await this.publish(signal);
+  }
+
   /** Leaves the introduction points. Circuits with clients are not this object's. Idempotent. */
   [Symbol.dispose](): void {
     this.#ended.abort(new BentoError("onion-service", "Onion service: it was stopped"));
@@ -193,8 +209,13 @@ export class OnionService implements Disposable {
     this.#points.clear();
   }
 
+  get #wanted(): number {
+    return Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
+  }
+
   /** Whether any was claimed. */
   async #claimKnown({ known = [], signal }: StartOptions): Promise<boolean> {
+    this.#known = known;
     const claims = known.map(async (point) => this.#claim(point, signal, point));
     try {
       await Promise.any(claims);
@@ -213,7 +234,6 @@ export class OnionService implements Disposable {
 
   /** Relays fail: each point has some tries, at a relay that no other point has. */
   async #claimFirst(signal: AbortSignal | undefined): Promise<void> {
-    const count = Math.min(this.#options.introductionPoints ?? 3, INTRODUCTION_POINTS_MAX);
     const taken: Relay[] = [];
     const claimOne = async (tries: number): Promise<void> => {
       const relay = this.#options.paths.meetingPoint(taken);
@@ -226,7 +246,7 @@ export class OnionService implements Disposable {
         await claimOne(tries - 1);
       }
     };
-    await Promise.all(Array.from({ length: count }, async () => claimOne(CLAIM_TRIES)));
+    await Promise.all(Array.from({ length: this.#wanted }, async () => claimOne(CLAIM_TRIES)));
   }
 
   async #claim(
@@ -254,7 +274,7 @@ export class OnionService implements Disposable {
     this.#points.set(point, { ...point, circuit });
     onPointClaimed?.(point);
     void circuit.closed.then(async (reason) =>
-      this.#lost(point, { reason, isClaimed: circuit.destroyReason === DESTROY_REASON.finished }),
+      this.#lost(point, { reason, isByRelay: circuit.destroyReason !== undefined }),
     );
   }
 
@@ -299,6 +319,11 @@ export class OnionService implements Disposable {
   async #replace(point: IntroductionPoint): Promise<void> {
     for (let waitMs = RETRY_MS; !this.#ended.signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
+        if (this.#points.size >= this.#wanted) {
+          // There were more than were asked for: it is enough that nobody is sent to this one any more.
+          await this.publish();
+          return;
+        }
         const others = [...this.#points.keys()].map(({ relay }) => relay);
         const relay = this.#options.paths.meetingPoint([...others, point.relay]);
         await this.#claim({ relay, secrets: generateIntroductionSecrets() });
@@ -355,10 +380,10 @@ export class OnionService implements Disposable {
     const { blinded, subcredential } = this.#keysOf(period);
     const nowMs = this.#clock.now();
     // Rises with time, also over restarts and on a standby. Periods begin at different moments for different keys.
-    const revision = Math.max(
-      1,
-      Math.floor((nowMs - periodStartMs(consensus, period)) / 1000) + period.minutes * 120,
-    );
+    // Directories refuse what is no newer: tenths of seconds, and never twice the same.
+    const tenths = Math.floor((nowMs - periodStartMs(consensus, period)) / 100) + period.minutes * 1200;
+    const revision = Math.max(1, tenths, this.#revision + 1);
+    this.#revision = revision;
     return encodeDescriptor({
       blinded,
       subcredential,

@@ -7,6 +7,7 @@ import { messageOf } from "../../../base/errors.ts";
 import { createLog } from "../../../base/log.ts";
 import { Box } from "../../../box/box.ts";
 import { parseBoxConfig } from "../../../box/config.ts";
+import { bundledPackages } from "../../bundled-packages.ts";
 import { remoteBoxes } from "../../remote-boxes.ts";
 import type { BoxAnswer, BoxQuestion } from "./box-process.ts";
 
@@ -25,7 +26,12 @@ try {
       dataDir: path.join(dir, "data"),
       listen: [{ kind: "tcp", host: "127.0.0.1", port: 0 }],
     },
-    { clock: systemClock, log, remote: remoteBoxes },
+    {
+      clock: systemClock,
+      log,
+      remote: remoteBoxes,
+      bundled: await bundledPackages(config.policy.images),
+    },
   );
   const [address] = box.addresses.listen;
   if (!box.info.accepting) tell({ kind: "failed", message: "the sandbox does not hold on this machine" });

@@ -16,7 +16,10 @@ export interface TorNetwork extends AsyncDisposable {
   readonly net: RunningNetwork;
   /** What each phase of the start took: milliseconds since it began. */
   readonly phases: readonly { readonly phase: string; readonly atMs: number }[];
-  /** A client of the box's onion service. Dispose it. */
+  /** The way to the box's onion service. */
+  readonly onionAddress: string;
+  readonly onionDial: Dial;
+  /** A client of it. Dispose it. */
   onionClient(): BoxClient;
   /** A client of the box at its relay's address, over circuits that end at this relay. Dispose it. */
   exitClient(): BoxClient;
@@ -29,8 +32,8 @@ export async function startTorNetwork(
   options: {
     readonly latencyMs: number;
     readonly boxToml?: string;
-    /** Names of relays whose links are written to trace files. */
-    readonly traced?: readonly string[];
+    /** Further lines for the client's torrc. */
+    readonly clientTorrc?: readonly string[];
   },
 ): Promise<TorNetwork> {
   const dir = await mkdtemp(path.join(tmpdir(), "bento-bench-net-"));
@@ -56,12 +59,15 @@ export async function startTorNetwork(
   const { fingerprint, exit } = box;
   const control = await net.testnet.controlAddress("c0");
   const exitDial = undo.use(new RelayDialers()).dial(control, net.testnet.socks(), fingerprint);
+  const onionDial = torDial(net.testnet.socksTcp());
   const owned = undo.move();
   return {
     net,
     phases,
     exitDial,
-    onionClient: () => new BoxClient({ address: box.address, dial: torDial(net.testnet.socksTcp()) }),
+    onionAddress: box.address,
+    onionDial,
+    onionClient: () => new BoxClient({ address: box.address, dial: onionDial }),
     exitClient: () => new BoxClient({ address: parseAddress(exit), dial: exitDial }),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

@@ -1,0 +1,164 @@
+// Starting a load balancer: one invocation with the settings, then the packages that it deploys and the site, then
+// waiting until the service can be reached (spec/loadbalancer 2 and 3). The box is untrusted: that it serves under our
+// address is checked, and what it makes of the key is known only to it.
+
+import { orAborted } from "../../base/abort.ts";
+import { concat, utf8 } from "../../base/bytes.ts";
+import { type Clock, systemClock } from "../../base/clock.ts";
+import { BentoError, ProtocolError } from "../../base/errors.ts";
+import type { Outcome } from "../../wire/api.ts";
+import { Limits } from "../../wire/limits.ts";
+import type { LoadBalancerStart, StandbyPlace } from "../../wire/loadbalancer.ts";
+import type { PackageInput } from "../../wire/package.ts";
+import type { BoxClient, Session, StoredFunction } from "../client.ts";
+import { orStalled } from "../dropbox/retry.ts";
+import { answersOf, type BalancerEvent } from "./answers.ts";
+import type { Site } from "./site.ts";
+
+/** For the box to take one message. */
+const SEND_MS = 120_000;
+/** From the last byte of the site until it is published and a replica serves: milliseconds. */
+const START_MS = 240_000;
+/** After that, for the standby to be ready. */
+const STANDBY_MS = 120_000;
+const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
+
+export interface BalancerStart {
+  /** The load balancer, with a manifest that asks for what it needs. */
+  readonly package: PackageInput;
+  /** Without sizes of the packages: they are measured. */
+  readonly settings: Omit<LoadBalancerStart, "packages">;
+  readonly replica: PackageInput;
+  /** The second load balancer, where the settings name a box for it. */
+  readonly standby: PackageInput | undefined;
+  readonly site: Site | undefined;
+  /** The address that goes with the key. */
+  readonly address: string;
+}
+
+export interface StartOptions {
+  readonly signal: AbortSignal;
+  readonly clock?: Clock;
+  /** As soon as the box has installed the function: from then on it must be ended if it is not wanted. */
+  readonly onStored: (stored: StoredFunction, session: Session) => Promise<void>;
+  readonly onSent?: (bytes: number, total: number) => void;
+  /** Everything is sent. */
+  readonly onWaiting?: (what: "service" | "standby") => void;
+  readonly onEvent?: (event: BalancerEvent) => void;
+  readonly onStandby?: (place: StandbyPlace) => Promise<void>;
+}
+
+/**
+ * Resolves when the service is published, a replica serves, and the standby is ready, where one was wanted: whether it came
+ * in time. The function goes on by itself afterwards. Throws what the box refuses, "function-failed" with the function's
+ * reason, "integrity" when it serves another address.
+ */
+export async function startBalancer(
+  client: BoxClient,
+  start: BalancerStart,
+  options: StartOptions,
+): Promise<{ readonly hasStandby: boolean }> {
+  const { signal, clock = systemClock } = options;
+  const replica = utf8(JSON.stringify(start.replica));
+  const standby = start.standby ? utf8(JSON.stringify(start.standby)) : undefined;
+  const packages = {
+    replicaBytes: replica.length,
+    ...(standby ? { standbyBytes: standby.length } : {}),
+  };
+  const args: [LoadBalancerStart] = [{ ...start.settings, packages }];
+  const session = await client.run({ package: start.package }, { args }, { signal });
+  await using _session = session;
+  if (session.stored) await options.onStored(session.stored as StoredFunction, session);
+  const heard = listen(session, options);
+  const within = <T>(promise: Promise<T>, stallMs: number) =>
+    orStalled({ signal, clock, stallMs }, (until) => orAborted(promise, until));
+
+  let sent = 0;
+  const total = replica.length + (standby?.length ?? 0) + (start.site?.bytes ?? 0);
+  for await (const message of inputOf(replica, standby, start.site)) {
+    const sending = session.send(message).catch(async (error: unknown) => {
+      // That it has ended says less than why.
+      if (error instanceof BentoError && error.code === "already-ended") await heard.over;
+      throw error;
+    });
+    await within(Promise.race([sending, heard.over]), SEND_MS);
+    sent += message.length;
+    options.onSent?.(sent, total);
+  }
+  options.onWaiting?.("service");
+  if ((await within(heard.started, START_MS)) !== start.address)
+    throw new ProtocolError("integrity", "Cannot trust box: it serves another address than that of the key");
+  if (!start.standby) return { hasStandby: false };
+  options.onWaiting?.("standby");
+  const place = await within(heard.standby, STANDBY_MS).catch((error: unknown) => {
+    if (error instanceof BentoError && error.code === "stalled") return undefined;
+    throw error;
+  });
+  if (place) await options.onStandby?.(place);
+  return { hasStandby: place !== undefined };
+}
+
+interface Heard {
+  readonly started: Promise<string>;
+  readonly standby: Promise<StandbyPlace>;
+  /** Rejects with the reason when the function or the session ends; never resolves. */
+  readonly over: Promise<never>;
+}
+
+/** Reads what the function says until it or the session ends. */
+function listen(session: Session, { onEvent, signal }: StartOptions): Heard {
+  const started = Promise.withResolvers<string>();
+  const standby = Promise.withResolvers<StandbyPlace>();
+  const over = Promise.withResolvers<never>();
+  const read = async () => {
+    for await (const answer of answersOf(session.chunks())) {
+      if ("event" in answer) onEvent?.(answer.event);
+      if ("started" in answer) started.resolve(answer.started.address);
+      if ("standby" in answer) standby.resolve(answer.standby);
+    }
+    throw failed(await session.ended);
+  };
+  const leave = () => void session.detach();
+  signal.addEventListener("abort", leave, { once: true });
+  read()
+    .catch((error: unknown) => {
+      for (const one of [started, standby, over]) one.reject(error);
+    })
+    .finally(() => signal.removeEventListener("abort", leave));
+  for (const { promise } of [started, standby, over]) promise.catch(() => undefined);
+  return { started: started.promise, standby: standby.promise, over: over.promise };
+}
+
+function failed(outcome: Outcome): BentoError {
+  const { kind } = outcome;
+  const why = kind === "failed" ? outcome.message : kind === "killed" ? outcome.reason : "it returned";
+  return new BentoError("function-failed", `Cannot start the load balancer: ${why}`.slice(0, 2000));
+}
+
+/** What follows the arguments: messages of equal size, the last ones of each part excepted. */
+async function* inputOf(
+  replica: Uint8Array,
+  standby: Uint8Array | undefined,
+  site: Site | undefined,
+): AsyncGenerator<Uint8Array> {
+  yield* cut([replica]);
+  if (standby) yield* cut([standby]);
+  if (site) yield* cut(site.read());
+}
+
+async function* cut(pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  let parts: Uint8Array[] = [];
+  let length = 0;
+  for await (let piece of pieces) {
+    while (length + piece.length >= MESSAGE_BYTES) {
+      const room = MESSAGE_BYTES - length;
+      yield concat([...parts, piece.subarray(0, room)]);
+      piece = piece.subarray(room);
+      parts = [];
+      length = 0;
+    }
+    if (piece.length > 0) parts.push(piece);
+    length += piece.length;
+  }
+  if (length > 0) yield concat(parts);
+}
