@@ -1,6 +1,8 @@
 // The columns of the experiment: who serves the site. Each is started alone, measured, and stopped.
 
+import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
+import { systemClock } from "../../src/base/clock.ts";
 import type { ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import type { BenchNetwork } from "./bench-network.ts";
 import { LoadBalancer } from "./load-balancer.ts";
@@ -69,13 +71,17 @@ export function balancerColumn({
     path: "/site",
     siteBytes,
     arrivalMs,
-    start: async ({ net }, signal) => {
+    start: async ({ net, dir }, signal) => {
       const balancer = await LoadBalancer.start({
         boxes: net.boxes.slice(0, nodes),
         scale,
         siteBytes,
         signal,
       });
+      // The load balancer brings the site to boxes before it needs them, one after the other. Clients come to a service that
+      // has been up for so long.
+      const further = net.boxes.slice(1, scale.replicasMax).map((box) => path.join(dir, "boxes", box.name));
+      for (const boxDir of further) await awaitBytes(path.join(boxDir, "data", "storage"), siteBytes, signal);
       return {
         address: balancer.address,
         report: () => ({ events: balancer.events, last: balancer.reports.at(-1) }),
@@ -83,4 +89,17 @@ export function balancerColumn({
       };
     },
   };
+}
+
+const POLL_MS = 200;
+
+/** Resolves when the files below `dir` have so many bytes. */
+async function awaitBytes(dir: string, bytes: number, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    let found = 0;
+    for (const entry of await readdir(dir, { recursive: true }).catch(() => []))
+      found += (await stat(path.join(dir, entry)).catch(() => undefined))?.size ?? 0;
+    if (found >= bytes) return;
+    await systemClock.sleep(POLL_MS, signal);
+  }
 }

@@ -4,6 +4,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { loadavg } from "node:os";
 import path from "node:path";
+import { messageOf } from "../../src/base/errors.ts";
 import type { BenchNetwork } from "./bench-network.ts";
 import { chart, peakKBs } from "./chart.ts";
 import type { Column } from "./columns.ts";
@@ -22,7 +23,8 @@ export interface ColumnResult {
   readonly downloads: readonly Download[];
 }
 
-/** Beyond it a column has failed. */
+/** Beyond these a column has failed. */
+const START_MS = 100_000;
 const COLUMN_MS = 400_000;
 
 export interface Figure5Options {
@@ -33,48 +35,54 @@ export interface Figure5Options {
   readonly signal: AbortSignal;
 }
 
-/** One column after the other. */
-export async function* figure5({
-  bench,
-  columns,
-  clients,
-  say,
-  signal,
-}: Figure5Options): AsyncGenerator<ColumnResult> {
+/** One column after the other. One that fails is said, and left out. */
+export async function* figure5({ columns, ...options }: Figure5Options): AsyncGenerator<ColumnResult> {
+  for (const column of columns) {
+    try {
+      yield await measure(column, options);
+    } catch (error) {
+      options.signal.throwIfAborted();
+      options.say(`${column.name} failed: ${messageOf(error)}`);
+    }
+  }
+}
+
+async function measure(
+  column: Column,
+  { bench, clients, say, signal }: Omit<Figure5Options, "columns">,
+): Promise<ColumnResult> {
   const { testnet } = bench.net;
   const proxies = Array.from({ length: clients }, (_, index) => testnet.socks(`c${index}`));
-  for (const column of columns) {
-    const until = AbortSignal.any([signal, AbortSignal.timeout(COLUMN_MS)]);
-    say(`${column.name}: starting`);
-    await using running = await column.start(bench, until);
-    // By a client of its own, so that all others have everything before them.
-    await awaitService(testnet.socks(`c${clients}`), running.address, until);
-    say(`${column.name}: ${clients} clients`);
-    const cpuBefore = await cpuTimes();
-    const downloads = await downloadAll({
-      proxies,
-      address: running.address,
-      path: column.path,
-      arrivalMs: column.arrivalMs,
-      signal: until,
-    });
-    const cpuAfter = await cpuTimes();
-    const figures = figuresOf(downloads);
-    const report = await running.report?.();
-    const result = {
-      name: column.name,
-      title: column.title,
-      siteBytes: column.siteBytes,
-      figures,
-      cpuPercent: round((100 * (cpuAfter.busy - cpuBefore.busy)) / (cpuAfter.all - cpuBefore.all)),
-      loadAverage: round(loadavg()[0] ?? 0, 1),
-      ...(report === undefined ? {} : { report }),
-      downloads,
-    };
-    say(`${column.name}: ${JSON.stringify(figures)}, CPU ${result.cpuPercent} %`);
-    for (const { client, error } of downloads) if (error !== undefined) say(`  client ${client}: ${error}`);
-    yield result;
-  }
+  say(`${column.name}: starting`);
+  const startUntil = AbortSignal.any([signal, AbortSignal.timeout(START_MS)]);
+  await using running = await column.start(bench, startUntil);
+  // By a client of its own, so that all others have everything before them.
+  await awaitService(testnet.socks(`c${clients}`), running.address, startUntil);
+  say(`${column.name}: ${clients} clients`);
+  const cpuBefore = await cpuTimes();
+  const downloads = await downloadAll({
+    proxies,
+    address: running.address,
+    path: column.path,
+    arrivalMs: column.arrivalMs,
+    signal: AbortSignal.any([signal, AbortSignal.timeout(COLUMN_MS)]),
+  });
+  const cpuAfter = await cpuTimes();
+  const figures = figuresOf(downloads);
+  const report = await running.report?.();
+  const cpuPercent = round((100 * (cpuAfter.busy - cpuBefore.busy)) / (cpuAfter.all - cpuBefore.all));
+  say(`${column.name}: ${JSON.stringify(figures)}, CPU ${cpuPercent} %`);
+  for (const { client, error } of downloads) if (error !== undefined) say(`  client ${client}: ${error}`);
+  return {
+    name: column.name,
+    title: column.title,
+    siteBytes: column.siteBytes,
+    figures,
+    cpuPercent,
+    loadAverage: round(loadavg()[0] ?? 0, 1),
+    ...(report === undefined ? {} : { report }),
+    downloads,
+  };
 }
 
 /** All charts with the same axes. */

@@ -60,28 +60,40 @@ const summary = {
 
 let hasFailed = false;
 const columns: ColumnResult[] = [];
-const columnsError = wants("figure5") ? await attempt(runFigure5) : undefined;
-const fast = wants("throughput") || wants("introductions") ? await attempt(runFast) : {};
-const delayed = wants("first-byte") || wants("scale-up") ? await attempt(runDelayed) : {};
-const results: Results = {
-  summary: { ...summary, loadAverageAfter: load(), tookS: round((performance.now() - startMs) / 1000) },
-  parts: {
-    ...("error" in fast ? { throughput: fast, introductions: fast } : fast),
-    ...("error" in delayed ? { firstByte: delayed, scaleUp: delayed } : delayed),
-  },
-  columns: columns.toSorted((one, other) => ORDER.indexOf(one.name) - ORDER.indexOf(other.name)),
-  ...(columnsError && "error" in columnsError ? { columnsError: columnsError.error } : {}),
+const isWritten = flags.write || (positionals.length === 0 && only === undefined);
+let results: Results = {
+  summary: { ...summary, loadAverageAfter: load(), tookS: 0 },
+  parts: {},
+  columns: [],
 };
-const isWhole = positionals.length === 0 && only === undefined;
-if (isWhole || flags.write) {
+if (wants("figure5")) {
+  const failed = await attempt(runFigure5);
+  const sorted = columns.toSorted((one, other) => ORDER.indexOf(one.name) - ORDER.indexOf(other.name));
+  await add({ columns: sorted, ...("error" in failed ? { columnsError: failed.error } : {}) });
+  if (columns.length > 0) await writeCharts(isWritten ? HERE : tmpdir(), columns);
+}
+if (wants("throughput") || wants("introductions")) {
+  const found = await attempt(runFast);
+  await add({ parts: "error" in found ? { throughput: found, introductions: found } : found });
+}
+if (wants("first-byte") || wants("scale-up")) {
+  const found = await attempt(runDelayed);
+  const parts = "error" in found ? { firstByte: found, scaleUp: found } : found;
+  await add({ parts: { ...results.parts, ...parts } });
+}
+const { columns: _, ...short } = results;
+process.stdout.write(`${JSON.stringify(short, null, 1)}\n`);
+process.exit(hasFailed ? 1 : 0);
+
+/** Written after each part: what comes later may fail. */
+async function add(more: Partial<Results>): Promise<void> {
+  const tookS = round((performance.now() - startMs) / 1000);
+  results = { ...results, ...more, summary: { ...summary, loadAverageAfter: load(), tookS } };
+  if (!isWritten) return;
   await writeFile(path.join(HERE, "results.json"), `${JSON.stringify(results)}\n`);
   const readme = path.join(HERE, "README.md");
   await writeFile(readme, withResults(await readFile(readme, "utf8"), results));
 }
-if (columns.length > 0) await writeCharts(isWhole || flags.write ? HERE : tmpdir(), columns);
-const { columns: _, ...short } = results;
-process.stdout.write(`${JSON.stringify(short, null, 1)}\n`);
-process.exit(hasFailed ? 1 : 0);
 
 /** What a part found, or why it found nothing: the others go on. */
 async function attempt<T>(part: () => Promise<T>): Promise<T | { readonly error: string }> {
@@ -129,7 +141,7 @@ async function runFigure5(): Promise<Record<string, never>> {
       [Symbol.asyncDispose]: () => balanced[Symbol.asyncDispose](),
     }),
   };
-  const wanted = [torColumn(SITE_BYTES), ...balancerColumns(), onionBalance].filter(
+  const wanted = [...balancerColumns(), torColumn(SITE_BYTES), onionBalance].filter(
     ({ name }) => only === undefined || only.includes(name),
   );
   for await (const column of figure5({ bench, columns: wanted, clients: CLIENTS, say, signal }))
