@@ -132,7 +132,7 @@ function shownTable({ parts, columns }: Results): string {
         : [
             "high watermark to a new replica on another box that serves",
             "at most 5 s",
-            `${scale.highToServingS} s; of ${scale.clientsAfter} clients after that it met ${scale.metByNewReplica}`,
+            `${scale.highToServingS} s after the first report of it, ${scale.startMs} ms after the load balancer's decision; of ${scale.clientsAfter} clients after that it met ${scale.metByNewReplica}`,
           ],
     );
   if (intro)
