@@ -15,6 +15,7 @@ import type { BoxEntry } from "../client/context.ts";
 import { directDial } from "../client/dial.ts";
 import { formatSocks } from "../client/tor-dial.ts";
 import { buildGuests } from "../guest/build.ts";
+import type { LinkShape } from "../testnet/plan.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
 import type { Info } from "../wire/api.ts";
@@ -46,6 +47,11 @@ export interface NetworkOptions {
   readonly relays?: number | undefined;
   readonly latencyMs?: number | undefined;
   readonly rateMbit?: number | undefined;
+  /** Default 1. */
+  readonly clients?: number;
+  /** As in PlanOptions. */
+  readonly links?: Readonly<Record<string, Partial<LinkShape>>>;
+  readonly bandwidths?: Readonly<Record<string, number>>;
   /** Further lines for the client's torrc. */
   readonly clientTorrc?: readonly string[];
   /** True: survives this process. */
@@ -97,7 +103,9 @@ export async function startNetwork(options: NetworkOptions): Promise<RunningNetw
       authorities: AUTHORITIES,
       exits,
       relays,
-      clients: 1,
+      clients: options.clients ?? 1,
+      ...(options.links === undefined ? {} : { links: options.links }),
+      ...(options.bandwidths === undefined ? {} : { bandwidths: options.bandwidths }),
       detached: options.detached,
       signal: options.signal,
       ...(options.latencyMs === undefined ? {} : { latencyMs: options.latencyMs }),

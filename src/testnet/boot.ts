@@ -146,10 +146,10 @@ async function makeKeys(
   return { relayKeys: relays, authorityKeys: new Map(authorityKeys), authorityLines: lines };
 }
 
-async function writeFiles({ real, plan, relayKeys, authorityKeys }: Boot): Promise<void> {
+async function writeFiles({ real, plan, options, relayKeys, authorityKeys }: Boot): Promise<void> {
   await writeFile(join(real, "resolv.conf"), `nameserver ${plan.dnsAddress}\n`);
   const relays = [...relayKeys].map(([name, { fingerprint }]) => ({ name, fingerprint }));
-  await writeFile(join(real, "bandwidths"), bandwidthFile(relays, systemClock.now()));
+  await writeFile(join(real, "bandwidths"), bandwidthFile(relays, systemClock.now(), options.bandwidths));
   for (const { name } of plan.nodes) {
     const keysDir = join(real, name, "keys");
     await mkdir(keysDir, { recursive: true, mode: 0o700 });

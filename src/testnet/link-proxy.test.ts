@@ -72,6 +72,25 @@ test("LinkProxy: a byte takes the latency each way", async () => {
   socket.destroy();
 });
 
+test("LinkProxy: all links together share the rate into the relay", async () => {
+  await using relay = await target((socket) => {
+    socket.resume().once("end", () => socket.end());
+  });
+  await using _proxy = await LinkProxy.start({ ...relay, latencyMs: 0, rateMbit: 0, intoMbit: 8 });
+  const start = performance.now();
+  const bytes = 150_000;
+  await Promise.all(
+    [0, 1].map(async () => {
+      const socket = connect(relay.port, "127.0.0.1");
+      socket.resume().end(Buffer.alloc(bytes));
+      // The relay's end comes back once all has arrived there.
+      await once(socket, "end");
+    }),
+  );
+  // A megabyte a second; Node's timers may fire 1 ms early.
+  assert.ok(performance.now() - start >= (2 * bytes) / 1000 - 4);
+});
+
 test("LinkProxy: a receiver that does not read stops the sender within the queue's bound", async () => {
   await using deaf = await target((socket) => socket.pause());
   await using _proxy = await LinkProxy.start({ ...deaf, latencyMs: 1, rateMbit: 800 });

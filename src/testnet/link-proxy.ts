@@ -25,6 +25,8 @@ const TRACE_BYTES_MAX = 1_073_741_824;
 export const QUEUE_SLACK_BYTES = 262_144;
 /** In flight at most where the rate is not limited: 200 ms at 10 Gbit/s would be 250 MB per link. */
 export const QUEUE_UNLIMITED_BYTES = 8_388_608;
+/** Of one link where all links into a relay share a rate: what waits here, waits for the others. */
+const SHARED_QUEUE_BYTES = 32_768;
 /** Connections into one relay; each peer keeps one or two. */
 const CONNECTIONS_MAX = 1000;
 
@@ -32,10 +34,13 @@ export class LinkProxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #trace: WriteStream | undefined;
+  /** What all links share towards the relay. */
+  readonly #into: Line | undefined;
 
-  private constructor(server: Server, trace: WriteStream | undefined) {
+  private constructor(server: Server, trace: WriteStream | undefined, intoMbit: number | undefined) {
     this.#server = server;
     this.#trace = trace;
+    this.#into = intoMbit === undefined ? undefined : new Line(intoMbit);
   }
 
   static async start(options: LinkProxyOptions, clock: Clock = systemClock): Promise<LinkProxy> {
@@ -46,7 +51,7 @@ export class LinkProxy implements AsyncDisposable {
     trace?.write(TRACE_HEADER);
     const server = createServer({ noDelay: true, pauseOnConnect: true, allowHalfOpen: true });
     server.maxConnections = CONNECTIONS_MAX;
-    const proxy = new LinkProxy(server, trace);
+    const proxy = new LinkProxy(server, trace, options.intoMbit);
     let connections = 0;
     server.on("connection", (incoming: Socket) => {
       proxy.#carry(incoming, options, connections++, clock);
@@ -80,10 +85,10 @@ export class LinkProxy implements AsyncDisposable {
         one.once("close", () => {
           if (!one.readableEnded || !one.writableFinished) other.destroy();
         });
-      shape(incoming, outgoing, options, clock, (bytes) => {
+      shape(incoming, outgoing, { link: options, line: this.#into, clock }, (bytes) => {
         this.#record(options.name, peer, connection, "in", bytes, clock);
       });
-      shape(outgoing, incoming, options, clock, (bytes) => {
+      shape(outgoing, incoming, { link: options, line: undefined, clock }, (bytes) => {
         this.#record(options.name, peer, connection, "out", bytes, clock);
       });
     });
@@ -130,19 +135,35 @@ function bytesPerMs(rateMbit: number): number {
   return (rateMbit * 1_000_000) / 8 / 1000;
 }
 
+/** Sends bytes one after the other at its rate. */
+class Line {
+  readonly #rateMbit: number;
+  #freeAtMs = 0;
+
+  constructor(rateMbit: number) {
+    this.#rateMbit = rateMbit;
+  }
+
+  /** When the last of these bytes is through, which are there at `atMs`. */
+  send(byteCount: number, atMs: number): number {
+    const sendingMs = this.#rateMbit > 0 ? byteCount / bytesPerMs(this.#rateMbit) : 0;
+    this.#freeAtMs = Math.max(atMs, this.#freeAtMs) + sendingMs;
+    return this.#freeAtMs;
+  }
+}
+
 /** Carries bytes from one socket to the other: each waits for its turn at the link's rate, then for the latency. */
 function shape(
   from: Socket,
   to: Socket,
-  link: LinkShape,
-  clock: Clock,
+  { link, line, clock }: { link: LinkShape; line: Line | undefined; clock: Clock },
   onBytes: (bytes: number) => void,
 ): void {
-  const bytesMax = queueBytesMax(link);
+  const own = new Line(link.rateMbit);
+  const bytesMax = line ? SHARED_QUEUE_BYTES : queueBytesMax(link);
   // A chunk of undefined stands for the end of the stream.
   const queue: { dueMs: number; chunk: Buffer | undefined }[] = [];
   let queuedBytes = 0;
-  let lineFreeAtMs = 0;
   let cancel: (() => void) | undefined;
   let isBlocked = false;
 
@@ -168,10 +189,9 @@ function shape(
     if (next && !isBlocked) cancel ??= clock.after(Math.max(0, next.dueMs - clock.now()), release);
   };
   const enqueue = (chunk: Buffer | undefined) => {
-    const now = clock.now();
-    const sendingMs = chunk && link.rateMbit > 0 ? chunk.length / bytesPerMs(link.rateMbit) : 0;
-    lineFreeAtMs = Math.max(now, lineFreeAtMs) + sendingMs;
-    queue.push({ dueMs: lineFreeAtMs + link.latencyMs, chunk });
+    const bytes = chunk?.length ?? 0;
+    const through = own.send(bytes, clock.now());
+    queue.push({ dueMs: (line?.send(bytes, through) ?? through) + link.latencyMs, chunk });
     queuedBytes += chunk?.length ?? 0;
     if (queuedBytes >= bytesMax) from.pause();
     if (!isBlocked && !cancel) release();

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { blocksInUse } from "./block.ts";
 import { NODES_PER_KIND_MAX, planTestnet } from "./plan.ts";
-import { torrcOf } from "./torrc.ts";
+import { bandwidthFile, torrcOf } from "./torrc.ts";
 
 test("planTestnet: every node has its own address; defaults as documented", () => {
   const { nodes, links } = planTestnet(7);
@@ -34,6 +34,8 @@ test("planTestnet: proxies stand where a link is shaped or traced, and nowhere e
   const { links, nodes } = planTestnet(1, { links: { r0: { rateMbit: 8 } }, traced: ["e1"] });
   assert.deepEqual(links, { r0: { latencyMs: 0, rateMbit: 8 }, e1: { latencyMs: 0, rateMbit: 0 } });
   for (const { name, orPort, listenPort } of nodes) assert.equal(orPort !== listenPort, name in links);
+  const shared = planTestnet(1, { links: { e0: { intoMbit: 8 } } });
+  assert.deepEqual(shared.links, { e0: { latencyMs: 0, rateMbit: 0, intoMbit: 8 } });
 });
 
 test("planTestnet: numbers out of range and unknown names are refused", () => {
@@ -48,8 +50,22 @@ test("planTestnet: numbers out of range and unknown names are refused", () => {
     { rateMbit: -1 },
     { traced: ["c0"] },
     { links: { nobody: {} } },
+    { links: { e0: { intoMbit: 0 } } },
+    { links: { e0: { intoMbit: 100_001 } } },
+    { bandwidths: { nobody: 1 } },
   ])
     assert.throws(() => planTestnet(1, options), { code: "testnet-bad-options" }, JSON.stringify(options));
+});
+
+test("bandwidthFile: relays are equal but for those that are named", () => {
+  const relays = ["a0", "e0"].map((name, index) => ({ name, fingerprint: String(index).repeat(40) }));
+  const lines = bandwidthFile(relays, 1_795_116_340_000, { e0: 10 }).split("\n");
+  assert.deepEqual(lines, [
+    "1795116340",
+    `node_id=$${"0".repeat(40)} nick=a0 bw=10000`,
+    `node_id=$${"1".repeat(40)} nick=e0 bw=10`,
+    "",
+  ]);
 });
 
 test("torrcOf: an exit's own policy replaces the default; a proxied relay advertises the proxy", () => {

@@ -25,6 +25,8 @@ export interface LinkShape {
   readonly latencyMs: number;
   /** Each direction of each link, megabits per second; 0: no limit. */
   readonly rateMbit: number;
+  /** All links into this relay together, towards it, megabits per second. Absent: no limit but `rateMbit`. */
+  readonly intoMbit?: number;
 }
 
 export interface TestnetPlan {
@@ -51,6 +53,8 @@ export interface PlanOptions {
   readonly rateMbit?: number;
   /** Links into these relays (by name) differ from the rest. */
   readonly links?: Readonly<Record<string, Partial<LinkShape>>>;
+  /** Measured for the consensus, where not the same as all others': kilobytes per second. */
+  readonly bandwidths?: Readonly<Record<string, number>>;
   /** Names of relays whose links are traced. */
   readonly traced?: readonly string[];
   /** Torrc lines by node name (a0.., r0.., e0.., c0..). ExitPolicy lines replace the default `accept *:*`. */
@@ -87,14 +91,21 @@ export function planTestnet(block: number, options: PlanOptions = {}): TestnetPl
   const names = GROUPS.flatMap(([kind, letter]) =>
     kind === "client" ? [] : Array.from({ length: counts[kind] }, (_, index) => `${letter}${String(index)}`),
   );
-  for (const name of [...Object.keys(options.links ?? {}), ...(options.traced ?? [])])
+  const named = [options.links ?? {}, options.bandwidths ?? {}].flatMap((record) => Object.keys(record));
+  for (const name of [...named, ...(options.traced ?? [])])
     if (!names.includes(name)) throw badOptions(`no relay is called "${name}"`);
 
   const links: Record<string, LinkShape> = {};
   for (const name of names) {
     const shape = { ...everywhere, ...options.links?.[name] };
     checkShape(name, shape);
-    if (shape.latencyMs > 0 || shape.rateMbit > 0 || options.traced?.includes(name)) links[name] = shape;
+    if (
+      shape.latencyMs > 0 ||
+      shape.rateMbit > 0 ||
+      shape.intoMbit !== undefined ||
+      options.traced?.includes(name)
+    )
+      links[name] = shape;
   }
   const nodes = GROUPS.flatMap(([kind, letter, group]) =>
     Array.from({ length: counts[kind] }, (_, index): PlannedNode => {
@@ -132,11 +143,13 @@ function checkCounts(counts: Readonly<Record<NodeKind, number>>): void {
   if (counts.exit < 1) throw badOptions("no exit, wanted at least 1");
 }
 
-function checkShape(of: string, { latencyMs, rateMbit }: LinkShape): void {
+function checkShape(of: string, { latencyMs, rateMbit, intoMbit }: LinkShape): void {
   if (!(latencyMs >= 0 && latencyMs <= 5000))
     throw badOptions(`latency of ${of} is ${String(latencyMs)} ms, wanted 0-5000`);
   if (!(rateMbit >= 0 && rateMbit <= 100_000))
     throw badOptions(`rate of ${of} is ${String(rateMbit)} Mbit/s, wanted 0-100000`);
+  if (intoMbit !== undefined && !(intoMbit > 0 && intoMbit <= 100_000))
+    throw badOptions(`rate into ${of} is ${String(intoMbit)} Mbit/s, wanted more than 0, up to 100000`);
 }
 
 function badOptions(found: string): BentoError {
