@@ -41,6 +41,8 @@ export const ORPHAN_MS = 10 * 60_000;
 const START_MS = 10 * 60_000;
 /** Circuits kept ready: as many introductions at once find one. */
 const POOL = 12;
+/** As C tor's services have on the way to rendezvous points, which strangers choose: the relay there learns no neighbour of ours. */
+const MIDDLES = 2;
 const SITE_CHUNKS_BYTES_MAX = 4 * 2 ** 20;
 
 /** Resolves when it was told to end, or nobody needs it any more. */
@@ -125,7 +127,8 @@ class Replica {
       const [site, ready] = await Promise.all([this.#loadSite(), node]);
       this.#site = site;
       this.#node = ready;
-      this.#pool = new CircuitPool({ builder: ready.builder, paths: ready.paths, size: POOL, clock, log });
+      const { builder, paths } = ready;
+      this.#pool = new CircuitPool({ builder, paths, size: POOL, middles: MIDDLES, clock, log });
       stopTimer();
       this.#isServing = true;
       this.#meetings.open();

@@ -1,4 +1,4 @@
-// Circuits built ahead of time, guard and one middle each, so that whoever must go somewhere at once adds a single relay,
+// Circuits built ahead of time, guard and middles each, so that whoever must go somewhere at once adds a single relay,
 // as C tor does. Kept at a size, replaced as they are taken, get old or break.
 // Does no I/O itself. Spec: path-spec 2.1.1 (circuits built preemptively), rend-spec-v3 4.2 (what services use them for).
 
@@ -15,6 +15,8 @@ export interface CircuitPoolOptions {
   readonly paths: Pick<Paths, "start" | "rest" | "to">;
   /** Circuits kept ready. */
   readonly size: number;
+  /** Relays between the guard and the end. Default 1. */
+  readonly middles?: number;
   readonly clock?: Clock;
   readonly log?: Log;
 }
@@ -61,8 +63,8 @@ export class CircuitPool implements Disposable {
   async to(end: CircuitRelay, signal?: AbortSignal): Promise<Circuit> {
     const taken = this.#take(end);
     this.#fill();
-    const { builder, paths } = this.#options;
-    if (!taken) return builder.build(paths.to(end), { signal });
+    const { builder, paths, middles } = this.#options;
+    if (!taken) return builder.build(paths.to(end, middles), { signal });
     try {
       for (const relay of taken.rest) await taken.circuit.extend(relay, { signal });
       return taken.circuit;
@@ -101,9 +103,9 @@ export class CircuitPool implements Disposable {
   }
 
   async #build(): Promise<void> {
-    const { builder, paths } = this.#options;
+    const { builder, paths, middles } = this.#options;
     try {
-      const start = paths.start();
+      const start = paths.start(middles);
       const circuit = await builder.build(start, { signal: this.#ended.signal });
       if (this.#ended.signal.aborted) {
         circuit.destroy();

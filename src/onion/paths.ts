@@ -39,12 +39,14 @@ export class Paths {
   }
 
   /**
-   * The beginning of a path whose end is not known yet: guard and one middle. Circuits along it can be built ahead of time,
-   * as C tor does; `rest` says how each goes on.
+   * The beginning of a path whose end is not known yet: guard and `middles` more, one at least. Circuits along it can be built
+   * ahead of time, as C tor does; `rest` says how each goes on.
    */
-  start(): Relay[] {
-    const guard = this.#guard();
-    return [guard, pickRelay(this.network, this.network.relays, "middle", [guard], this.#rules)];
+  start(middles = 1): Relay[] {
+    const path = [this.#guard()];
+    for (let added = 0; added < Math.max(1, middles); added++)
+      path.push(pickRelay(this.network, this.network.relays, "middle", path, this.#rules));
+    return path;
   }
 
   /** What leads from the end of `start` to `end`, `end` included; undefined where the two do not suit each other. */
@@ -53,8 +55,8 @@ export class Paths {
     const last = start.at(-1);
     if (!known) return [end];
     if (last && !mayShare(last, known, this.#rules.distinctSubnets ?? true)) return undefined;
-    // Relays refuse to extend back to the hop that a circuit came from: with only one relay between, the guard is that hop.
-    if (start.length > 2 || start[0]?.fingerprint !== known.fingerprint) return [end];
+    // Relays refuse to extend back to the hop that a circuit came from.
+    if (start.at(-2)?.fingerprint !== known.fingerprint) return [end];
     return [pickRelay(this.network, this.network.relays, "middle", [...start, known], this.#rules), end];
   }
 
