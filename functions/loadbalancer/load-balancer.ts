@@ -174,6 +174,8 @@ export class LoadBalancer implements AsyncDisposable {
     await replicas;
     this.#beginStandby();
     this.#sayStarted();
+    this.#stopWatch();
+    this.#report();
   }
 
   /** For clients that came while nobody was there. Not awaited: everybody else comes in by the points that there were. */
@@ -333,7 +335,8 @@ export class LoadBalancer implements AsyncDisposable {
 
   #report(): void {
     const watch = this.#watch;
-    if (!watch || this.#isOver) return;
+    // Before it has begun there is nothing to tell; `begin` comes back to it.
+    if (!watch || this.#isOver || !this.#service) return;
     const { isAttached, outbox, clock } = this.#parts;
     if (isAttached()) {
       outbox.report({ ...(watch.id === undefined ? {} : { id: watch.id }), ...this.#state() });
