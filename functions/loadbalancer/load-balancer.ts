@@ -4,6 +4,7 @@
 
 import { Buffer } from "node:buffer";
 import type { Bento, Json, Package, Storage } from "bento/function";
+import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
@@ -26,6 +27,7 @@ import type { TorNode } from "../replica/tor-node.ts";
 import { Introductions } from "./introductions.ts";
 import type { Outbox } from "./outbox.ts";
 import { keptPoint, knownPoints, nameOf } from "./points.ts";
+import { Renewal } from "./renewal.ts";
 import { ReplicaSet } from "./replica-set.ts";
 import type { Seen } from "./seen.ts";
 import { hasTakenOver, StandbyLink } from "./standby-link.ts";
@@ -40,20 +42,28 @@ export interface LoadBalancerParts {
   readonly replicaPackage: Package;
   readonly standbyPackage: Package | undefined;
   readonly clock: Clock;
+  /** When this instance began, in whatever role: Unix milliseconds. */
+  readonly sinceMs: number;
   readonly log: Log;
   readonly outbox: Outbox;
   /** Whether somebody reads what we say. */
   readonly isAttached: () => boolean;
   readonly uniform?: () => number;
+  /** The instance before this one lives, and waits until we have the introduction points. */
+  readonly isRenewal?: boolean;
   /** For a standby: when it noticed that the primary is silent. Unix milliseconds. */
   readonly takeover?: { readonly noticedMs: number };
 }
 
-/** How it ended. Fenced off: somebody else has the service. */
-export type LoadBalancerEnd = "stopped" | "fenced-off";
+/** How it ended. Fenced off: somebody else has the service. Answered: it was only asked something. */
+export type LoadBalancerEnd = "stopped" | "fenced-off" | "answered";
 
 const TICK_MS = 200;
 const POINTS_DEFAULT = 3;
+/** A renewed instance waits so long for all of its points: milliseconds. Clients wait longer for a replica. */
+const CLAIMS_MS = 10_000;
+/** And so long for the standby. */
+const STANDBY_MS = 10_000;
 /** A descriptor has no room for more (rend-spec-v3 2.5.2.2). */
 const POINTS_MAX = LoadBalancerLimits.introductionPointsMax;
 /** A point that was lost while the standby is not heard of is replaced after this long, where others are left: milliseconds. */
@@ -67,6 +77,7 @@ export class LoadBalancer implements AsyncDisposable {
   readonly #ended = Promise.withResolvers<LoadBalancerEnd>();
   readonly #counts = new Map<string, number>();
   readonly #stops: (() => void)[] = [];
+  readonly #renewal: Renewal;
   #standby: StandbyLink | undefined;
   #service: OnionService | undefined;
   #watch: { readonly everyMs: number; readonly id?: number } | undefined;
@@ -76,11 +87,12 @@ export class LoadBalancer implements AsyncDisposable {
   #claimed = 0;
   #hadPoints = 0;
   #hasStarted = false;
+  readonly #allClaimed = Promise.withResolvers<void>();
 
   constructor(keeper: StateKeeper, parts: LoadBalancerParts) {
     this.#keeper = keeper;
     this.#parts = parts;
-    const { clock, bento, outbox, uniform } = parts;
+    const { clock, bento, outbox, storage, uniform } = parts;
     const { start, scale, epoch } = keeper.state;
     this.#introductions = new Introductions(clock, (introduction) => this.#replicas.give(introduction));
     this.#replicas = new ReplicaSet(scale, {
@@ -105,6 +117,16 @@ export class LoadBalancer implements AsyncDisposable {
       onChange: async (kept) => keeper.change(kept),
       ...(uniform ? { uniform } : {}),
     });
+    this.#renewal = new Renewal({
+      bento,
+      storage,
+      keeper,
+      clock,
+      sinceMs: parts.sinceMs,
+      onEvent: (event) => outbox.event(event),
+      flush: async () => parts.seen.flush(),
+      onRenewed: () => this.#leave(),
+    });
   }
 
   get scale(): ScaleSettings {
@@ -122,9 +144,14 @@ export class LoadBalancer implements AsyncDisposable {
    * Throws BentoError `onion-service`, or the signal's reason.
    */
   async begin(signal: AbortSignal, circuits: ReadonlyMap<string, Circuit> = new Map()): Promise<void> {
-    const { node, seen, clock, log } = this.#parts;
+    const { node, seen, clock, log, isRenewal = false } = this.#parts;
     const { state } = this.#keeper;
-    if (state.standby && (await hasTakenOver(this.#parts.bento, state.standby, clock)) === true) {
+    // To ask it would take it from the one before us, which does not wait for it to take over.
+    if (
+      !isRenewal &&
+      state.standby &&
+      (await hasTakenOver(this.#parts.bento, state.standby, clock)) === true
+    ) {
       this.#fence();
       return;
     }
@@ -132,8 +159,13 @@ export class LoadBalancer implements AsyncDisposable {
     // Of those that earlier instances added, the newest.
     const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wanted);
     this.#hadPoints = known.length;
-    const replicas = this.#replicas.attach(state.homes, state.replicas);
-    this.#tick();
+    const attach = async () => {
+      const attaching = this.#replicas.attach(state.homes, state.replicas);
+      this.#tick();
+      await attaching;
+    };
+    // The one before us keeps its replicas until no client comes to it any more: clients that come to us wait so long.
+    const replicas = isRenewal ? undefined : attach();
     const clients = state.start.clients?.map((key) => Uint8Array.from(Buffer.from(key, "base64")));
     this.#service = await OnionService.start(
       {
@@ -170,12 +202,35 @@ export class LoadBalancer implements AsyncDisposable {
         log.warn("onion service not published", { error: messageOf(error) });
       });
     };
-    this.#addPoint(signal);
-    await replicas;
-    this.#beginStandby();
+    if (isRenewal) await this.#untilClaimed(signal);
+    else this.#addPoint(signal);
+    const attaching = replicas ?? attach();
+    attaching.catch(() => undefined);
+    if (isRenewal) await this.#takeCharge(signal);
+    await attaching;
+    if (!isRenewal) this.#beginStandby();
     this.#sayStarted();
     this.#stopWatch();
     this.#report();
+  }
+
+  /** Resolves when all points of the one before us are ours, or do not come. */
+  async #untilClaimed(signal: AbortSignal): Promise<void> {
+    const stop = this.#parts.clock.after(CLAIMS_MS, () => this.#allClaimed.resolve());
+    try {
+      await orAborted(this.#allClaimed.promise, signal);
+    } finally {
+      stop();
+    }
+  }
+
+  /** Lets the one before us go, when the standby hears from us: else it would hear of nobody, and take over. */
+  async #takeCharge(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#parts;
+    this.#beginStandby();
+    for (let waitedMs = 0; this.#standby?.isWaiting === false && waitedMs < STANDBY_MS; waitedMs += TICK_MS)
+      await clock.sleep(TICK_MS, signal);
+    await this.#keeper.change({ inCharge: this.#keeper.state.epoch });
   }
 
   /** For clients that came while nobody was there. Not awaited: everybody else comes in by the points that there were. */
@@ -193,6 +248,13 @@ export class LoadBalancer implements AsyncDisposable {
       this.#replicas.setTellsClients(message.watch.everyMs > 0);
       this.#stopWatch();
       this.#report();
+      return;
+    }
+    // Whoever says it to one that leaves says it again to the one that comes.
+    await this.#renewal.settled();
+    if (this.#isOver) return;
+    if ("renew" in message) {
+      await this.#keeper.change({ renew: message.renew });
     } else if ("scale" in message) {
       const scale = { ...this.#keeper.state.scale, ...message.scale };
       this.#replicas.setScale(scale);
@@ -205,6 +267,7 @@ export class LoadBalancer implements AsyncDisposable {
   /** Leaves replicas and standby as they are. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
+    this.#renewal.leave();
     this.#stopWatch();
     for (const stop of this.#stops.splice(0)) stop();
     this.#service?.[Symbol.dispose]();
@@ -216,6 +279,7 @@ export class LoadBalancer implements AsyncDisposable {
     if (this.#isOver) return;
     this.#replicas.tick();
     this.#introductions.retry();
+    this.#renewal.tick();
     const stop = this.#parts.clock.after(TICK_MS, () => this.#tick());
     this.#stops.splice(0, this.#stops.length, stop);
   }
@@ -244,6 +308,7 @@ export class LoadBalancer implements AsyncDisposable {
     const { takeover, outbox, clock } = this.#parts;
     outbox.event({ kind: "point-claimed", relay: relay.fingerprint });
     this.#claimed++;
+    if (this.#claimed >= this.#hadPoints) this.#allClaimed.resolve();
     if (takeover && this.#claimed === this.#hadPoints)
       outbox.event({ kind: "took-over", afterMs: clock.now() - takeover.noticedMs });
   }
@@ -277,6 +342,7 @@ export class LoadBalancer implements AsyncDisposable {
   async #pointLost(point: IntroductionPoint, { isByRelay, reason }: PointLoss): Promise<PointLostAnswer> {
     const { outbox, log } = this.#parts;
     this.#counts.delete(nameOf(point));
+    await this.#renewal.settled();
     if (this.#isOver) return "leave";
     outbox.event({ kind: "point-lost", relay: point.relay.fingerprint });
     log.info("introduction point lost", { reason: reason.message });
@@ -317,11 +383,15 @@ export class LoadBalancer implements AsyncDisposable {
 
   #fence(): "leave" {
     if (!this.#isOver) {
-      this.#isOver = true;
       this.#parts.outbox.event({ kind: "fenced-off" });
-      this.#ended.resolve("fenced-off");
+      this.#leave();
     }
     return "leave";
+  }
+
+  #leave(): void {
+    this.#isOver = true;
+    this.#ended.resolve("fenced-off");
   }
 
   async #stop(): Promise<void> {

@@ -18,7 +18,15 @@ import {
 } from "../replica/protocol.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
 import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
-import { GONE_MS, LOW_HOLD_MS, REFUSED_MS, ReplicaSet, START_MS } from "./replica-set.ts";
+import {
+  GONE_MS,
+  LOW_HOLD_MS,
+  REFUSED_MS,
+  RENEW_BEFORE_MS,
+  ReplicaSet,
+  RUNTIME_MS_MIN,
+  START_MS,
+} from "./replica-set.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 const MATERIAL: RendezvousMaterial = {
@@ -476,4 +484,89 @@ test("a later instance attaches to what is there: its clients stay, nothing is s
   assert.equal(world.set.wasTakenOver, true, "the earlier one sees that somebody else has attached");
   for (const replica of world.replicas)
     assert.ok(replica.commands.some((command) => command.kind === "settings" && command.epoch === 2));
+});
+
+/** Hours pass at once, and replicas report on both sides of it. */
+async function sleepUntil(world: World, ms: number): Promise<void> {
+  await world.clock.advance(ms);
+  world.set.tick();
+  for (const replica of world.replicas) await replica.report();
+  await settled();
+}
+
+const DAY_MS = 24 * 3600_000;
+
+test("replicas whose boxes will end them are replaced first, one after the other; clients stay until they go", async () => {
+  const world = new World({ replicasMin: 2, replicasMax: 2 });
+  world.boxes.grant = { limits: { runtimeMs: DAY_MS } };
+  await world.pass(1000);
+  for (const replica of world.replicas) await replica.report({ connections: 3 });
+  await sleepUntil(world, DAY_MS - RENEW_BEFORE_MS - 3000);
+  await world.pass(1000);
+  assert.deepEqual(world.states, ["a serving", "b serving"], "an hour and seconds are left");
+  world.serveAtOnce = false;
+  await sleepUntil(world, 3000);
+  await world.pass(1000);
+  assert.deepEqual(
+    world.states,
+    ["a serving", "b serving", "c starting"],
+    "one, though no more than two may be",
+  );
+  await world.replicas[2]?.say({ kind: "serving", epoch: 1 });
+  await world.pass(1000);
+  assert.deepEqual(world.states, ["a retiring", "b serving", "c serving", "a starting"]);
+  assert.equal(
+    world.replicas[0]?.commands.some(({ kind }) => kind === "end"),
+    false,
+  );
+  world.introductions.take(MATERIAL);
+  await settled();
+  assert.deepEqual(
+    world.replicas.map(({ meets }) => meets.length),
+    [0, 0, 1, 0],
+  );
+  await world.replicas[3]?.say({ kind: "serving", epoch: 1 });
+  await world.pass(2 * LOW_HOLD_MS);
+  assert.deepEqual(world.states, ["a retiring", "b retiring", "c serving", "a serving"]);
+  assert.equal(world.replicas.length, 4, "the new ones are not replaced");
+});
+
+test("a replica for which no box has room stays, and is replaced when one has", async () => {
+  const world = new World({}, ["a"]);
+  world.boxes.grant = { limits: { runtimeMs: DAY_MS } };
+  await world.pass(1000);
+  world.boxes.refusing.set("a", new BentoError("too-many-instances", "no room"));
+  await sleepUntil(world, DAY_MS - RENEW_BEFORE_MS);
+  await world.pass(REFUSED_MS - 400);
+  assert.deepEqual(world.states, ["a serving"]);
+  assert.equal(world.of("replica-refused").length, 1);
+  world.boxes.refusing.clear();
+  await world.pass(2000);
+  assert.deepEqual(world.states, ["a retiring", "a serving"]);
+});
+
+test("boxes that do not say how long replicas may run, or say what cannot be, have none replaced", async () => {
+  for (const limits of [{}, { runtimeMs: RUNTIME_MS_MIN - 1 }, { runtimeMs: "1d" }]) {
+    const world = new World();
+    world.boxes.grant = { limits };
+    await world.pass(1000);
+    await sleepUntil(world, 3 * DAY_MS);
+    await world.pass(1000);
+    assert.deepEqual(world.states, ["a serving"]);
+  }
+  const least = new World();
+  least.boxes.grant = { limits: { runtimeMs: RUNTIME_MS_MIN } };
+  await least.pass(RUNTIME_MS_MIN * 0.75 + 500);
+  assert.deepEqual(least.states, ["a retiring", "b serving"]);
+});
+
+test("the next instance knows how long replicas may run", async () => {
+  const world = new World();
+  world.boxes.grant = { limits: { runtimeMs: DAY_MS } };
+  await world.pass(1000);
+  assert.deepEqual(
+    world.kept.homes.map(({ runtimeMs }) => runtimeMs),
+    world.kept.homes.map(() => DAY_MS),
+  );
+  assert.ok(world.kept.homes.length > 0);
 });

@@ -1,7 +1,7 @@
 // All replicas: which of them gets the next client, when another one is started and when one is retired, and on which box.
 // Boundary: boxes that refuse, die or are slow. Nothing here waits for one of them while clients do.
 
-import type { Bento, FarSession, Package } from "bento/function";
+import type { Bento, Deployment, FarSession, Package } from "bento/function";
 import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf, systemCode } from "../../src/base/errors.ts";
@@ -52,11 +52,15 @@ export const REFUSED_MS_MAX = 300_000;
 export const TAKEN_OVER_MS = 10_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
+/**
+ * So long before its box ends it, or a quarter of its runtime where that is less, a replica is replaced: its clients have
+ * until then to finish.
+ */
+export const RENEW_BEFORE_MS = 3600_000;
+/** A box that claims to end replicas sooner is not believed: nobody is to have us start them all the time. */
+export const RUNTIME_MS_MIN = 30_000;
 
-interface Home {
-  readonly invocationToken: string;
-  readonly shutdownToken: string;
-}
+type Home = Omit<KeptHome, "box">;
 
 interface Starting {
   readonly id: number;
@@ -80,6 +84,8 @@ export class ReplicaSet {
   #takenOverMs: number | undefined;
   #tickedMs: number;
   #isRehearsing = false;
+  /** The replica that is replaced, and the one that comes in its place: one at a time. */
+  #renewal: { readonly old: number; readonly next: number } | undefined;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
@@ -89,8 +95,7 @@ export class ReplicaSet {
 
   /** Takes up with what an earlier instance, or the primary, had. Resolves when each was tried. */
   async attach(homes: readonly KeptHome[], replicas: readonly KeptReplica[]): Promise<void> {
-    for (const { box, invocationToken, shutdownToken } of homes)
-      this.#homes.set(box, { invocationToken, shutdownToken });
+    for (const { box, ...home } of homes) this.#homes.set(box, home);
     await Promise.all(replicas.map(async (replica) => this.#attach(replica)));
     await this.#changed();
   }
@@ -148,6 +153,7 @@ export class ReplicaSet {
       if (link.report.state === "starting" && this.#parts.clock.now() - startedAtMs > START_MS)
         void link.leave("it did not begin to serve in time");
     }
+    this.#renew();
     this.#grow();
     this.#shrink();
     this.#rehearse();
@@ -220,10 +226,49 @@ export class ReplicaSet {
     return { count: serving.length, starting, silent, sum };
   }
 
+  /**
+   * Replaces the oldest of those that their boxes will end soon. It serves until the next one does; then it is retired. One
+   * after the other, whatever the most is: clients are to find all the others as they were.
+   */
+  #renew(): void {
+    if (this.#isTakenOver) return;
+    const { old, next } = this.#renewal ?? {};
+    if (old !== undefined && next !== undefined) {
+      if (this.#asking.has(next)) return;
+      const link = this.#links.get(next);
+      if (link?.state === "starting") return;
+      this.#renewal = undefined;
+      if (link?.state === "serving") {
+        this.#links.get(old)?.retire();
+        void this.#changed();
+      }
+    }
+    const { starting } = this.#carried();
+    const [due] = this.#all()
+      .filter((link) => link.state === "serving" && this.#isDue(link))
+      .toSorted((a, b) => a.place.startedAtMs - b.place.startedAtMs);
+    const box = due && starting === 0 ? this.#freeBox() : undefined;
+    if (!due || box === undefined) return;
+    const id = this.#parts.nextId();
+    this.#renewal = { old: due.place.id, next: id };
+    void this.#start(box, id);
+  }
+
+  #isDue({ place: { box, startedAtMs } }: ReplicaLink): boolean {
+    const runtimeMs = this.#homes.get(box)?.runtimeMs;
+    if (runtimeMs === undefined) return false;
+    const leftMs = startedAtMs + runtimeMs - this.#parts.clock.now();
+    return leftMs <= Math.min(RENEW_BEFORE_MS, runtimeMs / 4);
+  }
+
+  /** Whoever attached to a replica may have the whole service: then nothing is to be started any more. */
+  get #isTakenOver(): boolean {
+    return this.#parts.clock.now() - (this.#takenOverMs ?? Number.NEGATIVE_INFINITY) < TAKEN_OVER_MS;
+  }
+
   #grow(): void {
     const { replicasMin, replicasMax, high } = this.#scale;
-    // Whoever attached to a replica may have the whole service: then nothing is to be started any more.
-    if (this.#parts.clock.now() - (this.#takenOverMs ?? Number.NEGATIVE_INFINITY) < TAKEN_OVER_MS) return;
+    if (this.#isTakenOver) return;
     for (;;) {
       const { count, starting, silent, sum } = this.#carried();
       const all = count + starting;
@@ -231,7 +276,7 @@ export class ReplicaSet {
       if (!wanted || all + silent >= Math.max(replicasMin, replicasMax)) return;
       const box = this.#freeBox();
       if (box === undefined) return;
-      void this.#start(box);
+      void this.#start(box, this.#parts.nextId());
     }
   }
 
@@ -259,11 +304,12 @@ export class ReplicaSet {
     this.#retireOne();
   }
 
-  /** The one with the fewest clients; of several the youngest. */
+  /** One that has not long to go, or the one with the fewest clients; of several the youngest. */
   #retireOne(): void {
+    const rank = (link: ReplicaLink) => (this.#isDue(link) ? 0 : 1);
     const [link] = this.#all()
       .filter(({ state }) => state === "serving")
-      .toSorted((a, b) => a.connections - b.connections || b.place.id - a.place.id);
+      .toSorted((a, b) => rank(a) - rank(b) || a.connections - b.connections || b.place.id - a.place.id);
     link?.retire();
     void this.#changed();
   }
@@ -280,9 +326,9 @@ export class ReplicaSet {
       .toSorted((a, b) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0))[0];
   }
 
-  async #start(box: string): Promise<void> {
-    const { clock, nextId, start } = this.#parts;
-    const starting = { id: nextId(), box, atMs: clock.now() };
+  async #start(box: string, id: number): Promise<void> {
+    const { clock, start } = this.#parts;
+    const starting = { id, box, atMs: clock.now() };
     this.#asking.set(starting.id, starting);
     try {
       const far = await this.#run(box, start);
@@ -317,7 +363,9 @@ export class ReplicaSet {
     const { deployment } = far;
     if (deployment) {
       const { invocationToken, shutdownToken } = deployment;
-      this.#homes.set(box, { invocationToken, shutdownToken });
+      const runtimeMs = runtimeOf(deployment);
+      const known = runtimeMs === undefined ? {} : { runtimeMs };
+      this.#homes.set(box, { invocationToken, shutdownToken, ...known });
       await orAborted(this.#changed(), this.#ended.signal);
     }
     return far;
@@ -455,6 +503,13 @@ function isAbove(sum: Required<Watermark>, count: number, mark: Watermark): bool
 function isBelow(sum: Required<Watermark>, count: number, mark: Watermark): boolean {
   const set = DIMENSIONS.filter((name) => mark[name] !== undefined);
   return set.length > 0 && set.every((name) => sum[name] / count < (mark[name] ?? 0));
+}
+
+/** How long the box lets each instance run: milliseconds. It is the box's word. */
+export function runtimeOf({ grant }: Deployment): number | undefined {
+  const { limits } = grant as { readonly limits?: { readonly runtimeMs?: unknown } };
+  const runtimeMs = limits?.runtimeMs;
+  return typeof runtimeMs === "number" && runtimeMs >= RUNTIME_MS_MIN ? runtimeMs : undefined;
 }
 
 /** The function is not there any more. */

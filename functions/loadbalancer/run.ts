@@ -9,7 +9,12 @@ import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
-import type { LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
+import type {
+  LoadBalancerResume,
+  LoadBalancerStart,
+  LoadBalancerWhere,
+  OwnerAnswer,
+} from "../../src/wire/loadbalancer.ts";
 import { type TorAccess, TorNode } from "../replica/tor-node.ts";
 import { LoadBalancer, type LoadBalancerEnd } from "./load-balancer.ts";
 import { Outbox } from "./outbox.ts";
@@ -22,7 +27,7 @@ import {
   type StandbyStart,
 } from "./standby-protocol.ts";
 import { checkedOwnerMessage, checkedStart, Input } from "./start.ts";
-import { KEYS, loadJson, StateKeeper } from "./state.ts";
+import { KEYS, type KeptState, loadJson, StateKeeper } from "./state.ts";
 
 export interface RunParts {
   readonly session: Pick<Session, "send" | "attached" | "signal" | typeof Symbol.asyncIterator>;
@@ -34,16 +39,25 @@ export interface RunParts {
   readonly uniform?: () => number;
 }
 
-/** @param given the argument: LoadBalancerStart, LoadBalancerResume or StandbyStart. Throws Error when it is none. */
+/** @param given the argument: LoadBalancerStart, LoadBalancerResume, LoadBalancerWhere or StandbyStart. Throws Error when it is none. */
 export async function runLoadBalancer(given: unknown, parts: RunParts): Promise<LoadBalancerEnd> {
   const standby = checkedStandbyStart(given);
   if (standby) return new Instance(parts).standBy(standby);
-  if ((given as { resume?: unknown } | null)?.resume === true) return new Instance(parts).resume();
+  const { resume, renews, where } = (given ?? {}) as Partial<LoadBalancerResume & LoadBalancerWhere>;
+  if (where === true) return answerWhere(parts);
+  if (resume === true) return new Instance(parts).resume(renews === true);
   return new Instance(parts).start(checkedStart(given));
+}
+
+async function answerWhere({ session, storage }: RunParts): Promise<LoadBalancerEnd> {
+  const instance = (await (await storage.get(KEYS.instance))?.text()) ?? null;
+  await session.send(JSON.stringify({ at: { instance } } satisfies OwnerAnswer));
+  return "answered";
 }
 
 class Instance {
   readonly #parts: RunParts;
+  readonly #sinceMs: number;
   readonly #input: Input;
   readonly #outbox: Outbox;
   readonly #seen: Seen;
@@ -53,6 +67,7 @@ class Instance {
 
   constructor(parts: RunParts) {
     this.#parts = parts;
+    this.#sinceMs = parts.clock.now();
     const { session, tor, storage, clock, log } = parts;
     this.#input = new Input(session);
     this.#outbox = new Outbox(async (text) => session.send(text), clock);
@@ -87,7 +102,7 @@ class Instance {
     return this.#balance(keeper);
   }
 
-  async resume(): Promise<LoadBalancerEnd> {
+  async resume(isRenewal: boolean): Promise<LoadBalancerEnd> {
     const { storage, log } = this.#parts;
     const keeper = await StateKeeper.load(storage, log);
     if (!keeper) throw new Error("Cannot go on: no service was begun here");
@@ -95,13 +110,18 @@ class Instance {
     await keeper.change({ epoch: keeper.state.epoch + 1 });
     await this.#seen.load();
     void this.#listen();
-    return this.#balance(keeper);
+    return this.#balance(keeper, { isRenewal });
   }
 
-  async standBy({ replicaBytes, siteBytes, silentMs }: StandbyStart["standby"]): Promise<LoadBalancerEnd> {
+  async standBy({
+    replicaBytes,
+    siteBytes,
+    silentMs,
+    isAgain,
+  }: StandbyStart["standby"]): Promise<LoadBalancerEnd> {
     const { storage, log, clock, session } = this.#parts;
-    await this.#storePackage(KEYS.replica, replicaBytes);
-    if (siteBytes > 0) await this.#storeSite(siteBytes);
+    if (isAgain !== true) await this.#storePackage(KEYS.replica, replicaBytes);
+    if (isAgain !== true && siteBytes > 0) await this.#storeSite(siteBytes);
     const node = await this.#node;
     using standby = new Standby({
       node,
@@ -114,18 +134,23 @@ class Instance {
     this.#standby = standby;
     void this.#listen();
     const { state, circuits, noticedMs } = await orAborted(standby.takeover, session.signal);
-    const keeper = await StateKeeper.create(storage, log, {
-      ...state,
-      epoch: state.epoch + TAKEOVER_EPOCHS,
-      standby: null,
-    });
+    const keeper = await StateKeeper.create(storage, log, asTaker(state));
     this.#tell({ tookOver: { epoch: keeper.state.epoch } });
-    return await this.#balance(keeper, { noticedMs, circuits });
+    return await this.#balance(keeper, { takeover: { noticedMs, circuits } });
   }
 
   async #balance(
     keeper: StateKeeper,
-    takeover?: { readonly noticedMs: number; readonly circuits: Parameters<LoadBalancer["begin"]>[1] },
+    {
+      takeover,
+      isRenewal = false,
+    }: {
+      readonly takeover?: {
+        readonly noticedMs: number;
+        readonly circuits: Parameters<LoadBalancer["begin"]>[1];
+      };
+      readonly isRenewal?: boolean;
+    } = {},
   ): Promise<LoadBalancerEnd> {
     const { storage, bento, clock, log, session, uniform } = this.#parts;
     const hasStandby = !takeover && keeper.state.start.standby !== undefined;
@@ -142,6 +167,8 @@ class Instance {
       log,
       outbox: this.#outbox,
       isAttached: () => session.attached,
+      sinceMs: this.#sinceMs,
+      isRenewal,
       ...(uniform ? { uniform } : {}),
       ...(takeover ? { takeover } : {}),
     });
@@ -216,6 +243,14 @@ class Instance {
     );
     return Buffer.from(hash.digest()).toString("hex");
   }
+}
+
+/** As the standby goes on with it: what starts its primary anew is not what starts itself. */
+function asTaker(kept: KeptState): KeptState {
+  const { renew: _, standby, ...state } = kept;
+  const { invocationToken: token, runtimeMs } = standby ?? {};
+  const renew = token !== undefined && runtimeMs !== undefined ? { renew: { token, runtimeMs } } : {};
+  return { ...state, ...renew, epoch: state.epoch + TAKEOVER_EPOCHS, standby: null };
 }
 
 const EARLY_MAX = 16;

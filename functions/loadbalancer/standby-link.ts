@@ -6,6 +6,8 @@ import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import type { LoadBalancerEvent, StandbyPlace } from "../../src/wire/loadbalancer.ts";
+import { renewMarginMs } from "./renewal.ts";
+import { runtimeOf } from "./replica-set.ts";
 import type { Seen } from "./seen.ts";
 import {
   BEAT_MS,
@@ -97,11 +99,14 @@ export class StandbyLink {
   async #run(): Promise<void> {
     const { clock, onEvent, box, log } = this.#parts;
     const { signal } = this.#ended;
+    let next: FarSession | undefined;
     for (let waitMs = RETRY_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
-        await using far = (await this.#openEarlier()) ?? (await this.#start());
+        await using far = next ?? (await this.#openEarlier()) ?? (await this.#start());
+        next = undefined;
         this.#far = far;
-        await this.#keepUp(far);
+        next = await this.#keepUp(far);
+        continue;
       } catch (error) {
         if (signal.aborted) return;
         log.info("standby lost", { error: messageOf(error) });
@@ -146,7 +151,10 @@ export class StandbyLink {
         this.#ended.signal.throwIfAborted();
         await far.send(bytes);
       }
-      this.#place = { box, instance, invocationToken, shutdownToken };
+      const runtimeMs = runtimeOf(deployment);
+      const known = runtimeMs === undefined ? {} : { runtimeMs };
+      const startedAtMs = this.#parts.clock.now();
+      this.#place = { box, instance, invocationToken, shutdownToken, startedAtMs, ...known };
       await onPlace(this.#place);
       return far;
     } catch (error) {
@@ -155,8 +163,8 @@ export class StandbyLink {
     }
   }
 
-  /** Until it is lost. */
-  async #keepUp(far: FarSession): Promise<never> {
+  /** Until it is lost, or the next one is in its place. */
+  async #keepUp(far: FarSession): Promise<FarSession> {
     const { signal } = this.#ended;
     this.#isStateDue = true;
     let seen = encodeSeen(this.#parts.seen.all());
@@ -164,13 +172,60 @@ export class StandbyLink {
     this.#listen(far).catch((error: unknown) => {
       lost.abort(error);
     });
+    let next: FarSession | undefined;
+    let isRenewing = false;
+    const renew = async () => {
+      isRenewing = true;
+      next = await this.#renew();
+      isRenewing = false;
+    };
     for (;;) {
-      lost.signal.throwIfAborted();
-      await this.#sendBeat(far, seen);
+      // The one before ends when the next one is there: that is no loss.
+      if (next) return next;
+      if (!isRenewing) lost.signal.throwIfAborted();
+      await this.#sendBeat(far, seen).catch((error: unknown) => {
+        if (!isRenewing && !next) throw error;
+      });
+      if (!isRenewing && this.#isDue) void renew();
       await this.#parts.clock.sleep(BEAT_MS, signal);
       seen = encodeSeen(this.#parts.seen.takeBatches());
     }
   }
+
+  /** Its box ends it soon. */
+  get #isDue(): boolean {
+    const nowMs = this.#parts.clock.now();
+    const { startedAtMs, runtimeMs } = this.#place ?? {};
+    if (startedAtMs === undefined || runtimeMs === undefined || nowMs < this.#renewNotBeforeMs) return false;
+    return nowMs >= startedAtMs + runtimeMs - renewMarginMs(runtimeMs);
+  }
+
+  /** Another instance of its function, which has what it needs but for our state; then the one before is ended. */
+  async #renew(): Promise<FarSession | undefined> {
+    const { bento, clock, box, log, onPlace } = this.#parts;
+    const place = this.#place;
+    this.#renewNotBeforeMs = clock.now() + Math.min(RETRY_MS_MAX, renewMarginMs(place?.runtimeMs ?? 0) / 5);
+    if (!place) return undefined;
+    let far: FarSession | undefined;
+    try {
+      const { standby } = this.#argument();
+      const startedAtMs = clock.now();
+      const args = [{ standby: { ...standby, isAgain: true } } satisfies StandbyStart];
+      far = await bento.run(box, { token: place.invocationToken }, { args });
+      this.#ended.signal.throwIfAborted();
+      // It hears of us until it is gone: else it would take over.
+      await bento.close(box, place.instance);
+      this.#place = { ...place, instance: far.instance, startedAtMs };
+      await onPlace(this.#place);
+      return far;
+    } catch (error) {
+      log.info("standby not renewed", { error: messageOf(error) });
+      await far?.close().catch(() => undefined);
+      return undefined;
+    }
+  }
+
+  #renewNotBeforeMs = Number.NEGATIVE_INFINITY;
 
   #argument(): StandbyStart {
     const { start } = this.#parts.state();

@@ -13,6 +13,8 @@ export type StandbyStart = {
     readonly replicaBytes: number;
     readonly siteBytes: number;
     readonly silentMs: number;
+    /** An earlier instance of the same function has stored package and site: nothing is sent. */
+    readonly isAgain?: true;
   };
 };
 

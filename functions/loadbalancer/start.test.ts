@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { concat, utf8 } from "../../src/base/bytes.ts";
-import { LoadBalancerLimits as Limits, type ScaleSettings } from "../../src/wire/loadbalancer.ts";
+import {
+  LoadBalancerLimits as Limits,
+  RENEW_RUNTIME_MS_MIN,
+  type ScaleSettings,
+} from "../../src/wire/loadbalancer.ts";
 import { startOf } from "../../test/support/load-balancer.ts";
 import { checkedOwnerMessage, checkedStart, checkScale, Input } from "./start.ts";
 
@@ -61,12 +65,17 @@ test("what an owner says", () => {
   assert.deepEqual(read({ watch: { everyMs: 100, id: 7 } }), { watch: { everyMs: 100, id: 7 } });
   assert.deepEqual(read({ scale: { replicasMin: 2 } }), { scale: { ...SCALE, replicasMin: 2 } });
   assert.deepEqual(read({ stop: true }), { stop: true });
+  const renew = { token: "t", runtimeMs: RENEW_RUNTIME_MS_MIN };
+  assert.deepEqual(read({ renew: { ...renew, more: 1 } }), { renew });
   for (const wrong of [
     null,
     {},
     { stop: 1 },
     { watch: { everyMs: Limits.reportMsMin - 1 } },
     { scale: { replicasMin: 9 } },
+    { renew: { ...renew, runtimeMs: RENEW_RUNTIME_MS_MIN - 1 } },
+    { renew: { ...renew, token: "" } },
+    { renew: null },
   ])
     assert.throws(() => read(wrong), /malformed/u);
 });

@@ -9,6 +9,7 @@ import {
   LoadBalancerLimits as Limits,
   type LoadBalancerStart,
   type OwnerMessage,
+  RENEW_RUNTIME_MS_MIN,
   type ScaleSettings,
   type Serve,
   type Watermark,
@@ -74,6 +75,12 @@ export function checkedOwnerMessage(bytes: Uint8Array, current: ScaleSettings): 
     checkScale(scale);
     const { replicasMin, replicasMax, high, low, choice } = scale;
     return { scale: { replicasMin, replicasMax, high, low, choice } };
+  }
+  if ("renew" in message) {
+    const { token, runtimeMs } = record(message["renew"]);
+    wants(isText(token), "renew.token");
+    wants(isWhole(runtimeMs, RENEW_RUNTIME_MS_MIN, Number.MAX_SAFE_INTEGER), "renew.runtimeMs");
+    return { renew: { token: token as string, runtimeMs: runtimeMs as number } };
   }
   const { everyMs, id } = record(message["watch"]);
   wants(everyMs === 0 || isWhole(everyMs, Limits.reportMsMin, 3600_000), "watch.everyMs");

@@ -20,6 +20,8 @@ export interface KeptHome {
   readonly box: string;
   readonly invocationToken: string;
   readonly shutdownToken: string;
+  /** How long the box lets each instance run: milliseconds; it may not have said. */
+  readonly runtimeMs?: number;
 }
 
 export interface KeptReplica {
@@ -44,6 +46,10 @@ export interface KeptState {
   readonly homes: readonly KeptHome[];
   readonly replicas: readonly KeptReplica[];
   readonly standby: StandbyPlace | null;
+  /** What starts another instance of this function, and how long its box lets each run: milliseconds. The owner says it. */
+  readonly renew?: { readonly token: string; readonly runtimeMs: number };
+  /** The newest epoch whose instance has the introduction points: to the one before it, which waits for that. */
+  readonly inCharge?: number;
 }
 
 export const KEYS = {
@@ -51,6 +57,8 @@ export const KEYS = {
   replica: "package/replica",
   standby: "package/standby",
   site: "site",
+  /** The newest instance that this function started itself: its id. */
+  instance: "instance",
 } as const;
 
 /** The parts of the state that change. */
@@ -62,6 +70,7 @@ export class StateKeeper {
   #state: KeptState;
   #writing: Promise<void> = Promise.resolve();
   #isDue = false;
+  #isHeld = false;
   /** Called with each new state, before it is written. */
   onChange: (state: KeptState) => void = () => undefined;
 
@@ -101,10 +110,22 @@ export class StateKeeper {
       this.#writing = (async () => {
         await before.catch(() => undefined);
         this.#isDue = false;
-        await this.#storage.put(KEYS.state, JSON.stringify(this.#state));
+        if (!this.#isHeld) await this.#storage.put(KEYS.state, JSON.stringify(this.#state));
       })();
     }
     await this.#writing;
+  }
+
+  /** Nothing is written any more: the storage is another instance's. Resolves when that is so. */
+  async hold(): Promise<void> {
+    this.#isHeld = true;
+    await this.#writing.catch(() => undefined);
+  }
+
+  /** It was for nothing: what changed meanwhile is written. Resolves when it is. */
+  async release(): Promise<void> {
+    this.#isHeld = false;
+    await this.change({});
   }
 
   /** For what may be lost: the next instance finds it out by itself. */

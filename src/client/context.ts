@@ -107,6 +107,7 @@ const balancerEntry = z.object({
       ...reach,
       address: z.string(),
       instance: z.string().optional(),
+      invocationToken: z.string().optional(),
       shutdownToken: z.string().optional(),
     })
     .optional(),

@@ -1,7 +1,8 @@
 // What an owner and the `loadbalancer` function say to each other (functions/loadbalancer). Types and numbers alone, so
 // that the function bundles little; each side checks what it relies on.
 //
-//   arguments       [LoadBalancerStart]; or [LoadBalancerResume] for another instance of the same function
+//   arguments       [LoadBalancerStart]; [LoadBalancerResume] for another instance of the same function;
+//                   [LoadBalancerWhere] for the id of the one that serves
 //   input           bytes, in messages cut anywhere: the replica's package, as JSON; the standby's, where there is one;
 //                   the site. After them one OwnerMessage as JSON in each message. After a resume, OwnerMessages alone.
 //   output          one OwnerAnswer as JSON in each message. Reports come only while somebody is attached.
@@ -81,12 +82,22 @@ export type LoadBalancerStart = {
   readonly standby?: { readonly box: string; readonly silentMs?: number };
 };
 
+/** The shortest runtime of a load balancer's instances that it can be told: milliseconds. */
+export const RENEW_RUNTIME_MS_MIN = 10_000;
+
 /**
  * Goes on where another instance of this function ended, whatever ended it: same address, same introduction points, the
  * replicas with their clients. One that still runs is fenced off. The owner has the box start it (`exec`, `run` by token):
  * boxes end instances after the runtime of their policy, a day unless told otherwise.
  */
-export type LoadBalancerResume = { readonly resume: true };
+export type LoadBalancerResume = {
+  readonly resume: true;
+  /** The one before it lives, started it, and leaves when this one has the introduction points. */
+  readonly renews?: true;
+};
+
+/** Answers `at`, and ends: for an owner who finds the instance gone that it knew. */
+export type LoadBalancerWhere = { readonly where: true };
 
 export type OwnerMessage =
   /**
@@ -95,6 +106,11 @@ export type OwnerMessage =
    */
   | { readonly watch: { readonly everyMs: number; readonly id?: number } }
   | { readonly scale: Partial<ScaleSettings> }
+  /**
+   * The function's own invocation token, and the runtime that its box granted (milliseconds): before that is over, the
+   * instance starts its successor.
+   */
+  | { readonly renew: { readonly token: string; readonly runtimeMs: number } }
   /** Replicas and standby end, the service is left, the function removes itself. */
   | { readonly stop: true };
 
@@ -168,7 +184,11 @@ export type LoadBalancerEvent =
   | { readonly kind: "standby-lost"; readonly box: string; readonly reason: string }
   /** This one took the service over, or found that another one did and ended. */
   | { readonly kind: "took-over"; readonly afterMs: number }
-  | { readonly kind: "fenced-off" };
+  | { readonly kind: "fenced-off" }
+  /** A new instance of this function has the service: this one ends. */
+  | { readonly kind: "renewed" }
+  /** This one's time ends soon, and the next one could not be started; it is tried again. */
+  | { readonly kind: "renew-failed"; readonly code: string; readonly message: string };
 
 /** Where a standby runs: what its owner needs to reach it when the first one is gone. */
 export type StandbyPlace = {
@@ -176,12 +196,18 @@ export type StandbyPlace = {
   readonly instance: string;
   readonly invocationToken: string;
   readonly shutdownToken: string;
+  /** What its box granted: milliseconds; where it said so. */
+  readonly runtimeMs?: number;
+  /** Unix milliseconds. */
+  readonly startedAtMs?: number;
 };
 
 export type OwnerAnswer =
   /** The service is published, and a replica serves. */
   | { readonly started: { readonly address: string } }
   | { readonly standby: StandbyPlace }
+  /** The newest instance that the function started itself; null: none. */
+  | { readonly at: { readonly instance: string | null } }
   | { readonly report: LoadBalancerReport }
   | { readonly event: LoadBalancerEvent & { readonly atMs: number } }
   /** The last one. `left`: boxes of replicas that could not be told to end; they do when they have heard nothing for long. */

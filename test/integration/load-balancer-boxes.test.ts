@@ -14,7 +14,11 @@ import { type RunningNetwork, startNetwork, stopNetwork } from "../../src/bin/lo
 import { BoxClient, directDial, type Session } from "../../src/client/client.ts";
 import { loadPackage } from "../../src/client/package-loader.ts";
 import { random } from "../../src/onion/crypto/primitives.ts";
-import type { LoadBalancerStart, OwnerAnswer } from "../../src/wire/loadbalancer.ts";
+import {
+  type LoadBalancerStart,
+  type OwnerAnswer,
+  RENEW_RUNTIME_MS_MIN,
+} from "../../src/wire/loadbalancer.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import { parseInstanceId, parseInvocationToken } from "../../src/wire/token.ts";
 import { curl, Owner, siteOf, startOf } from "../support/load-balancer.ts";
@@ -135,7 +139,7 @@ test("clients reach a TCP target of the replica's box", async () => {
   server.close();
 });
 
-test("a box that refuses, a crash after which another instance goes on, and a takeover by the standby", async () => {
+test("a box that refuses, an instance that starts the next one, a crash after which another goes on, and a takeover", async () => {
   using client = clientAt(0);
   using spare = clientAt(2);
   const [, one, two = ""] = net.boxes.map(({ address }) => address);
@@ -148,14 +152,26 @@ test("a box that refuses, a crash after which another instance goes on, and a ta
   const { address, place } = await owner.startedWithStandby();
   assert.deepEqual(await fetched(address, "", "steady"), utf8("hello\n"));
 
-  // The crash: the box ends the instance. Another one of the same function goes on, before the standby has noticed.
+  // The instance believes that its time ends soon.
   const before = await owner.report();
   assert.ok(session.stored);
-  await client.close(session.instance, { kill: true });
-  const again = await client.run(
-    { token: parseInvocationToken(session.stored.invocationToken) },
-    { args: [{ resume: true }] },
+  const token = parseInvocationToken(session.stored.invocationToken);
+  await owner.say({ renew: { token, runtimeMs: RENEW_RUNTIME_MS_MIN } });
+  await owner.event("renewed");
+  assert.deepEqual(await session.ended, { kind: "returned" });
+  const asked = new Owner(await client.run({ token }, { args: [{ where: true }] }));
+  const { instance } = await asked.until((answer) => ("at" in answer ? answer.at : undefined));
+  const renewed = new Owner(await client.open(parseInstanceId(instance ?? "")), say);
+  await renewed.say({ renew: { token, runtimeMs: 3600_000 } });
+  assert.deepEqual(await fetched(address), utf8("hello\n"));
+  assert.deepEqual(
+    new Set((await renewed.report()).introductionPoints.map(({ relay }) => relay)),
+    new Set(before.introductionPoints.map(({ relay }) => relay)),
   );
+
+  // The crash: the box ends the instance. Another one of the same function goes on, before the standby has noticed.
+  await client.close(parseInstanceId(instance ?? ""), { kill: true });
+  const again = await client.run({ token }, { args: [{ resume: true }] });
   const heir = new Owner(again, say);
   assert.equal(await heir.started(), address);
   assert.deepEqual(await fetched(address, "big"), FILE);

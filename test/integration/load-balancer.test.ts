@@ -19,7 +19,11 @@ import { blindKey, readExpandedKey } from "../../src/onion/crypto/blinding.ts";
 import { random } from "../../src/onion/crypto/primitives.ts";
 import { openLink } from "../../src/onion/link/tls-link.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
-import type { LoadBalancerReport, LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
+import {
+  type LoadBalancerReport,
+  type LoadBalancerStart,
+  RENEW_RUNTIME_MS_MIN,
+} from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes } from "../support/in-process-boxes.ts";
 import { curl, Owner, siteOf, startOf } from "../support/load-balancer.ts";
 
@@ -77,12 +81,12 @@ function boxesWith(): InProcessBoxes {
         log,
         cpuUs: () => 0,
       }),
-    loadbalancer: async ([given], session, storage) => {
+    loadbalancer: async ([given], session, storage, box) => {
       await runLoadBalancer(given, {
         session,
         storage,
         tor: torAccess("e1"),
-        bento: boxes.bento,
+        bento: boxes.bentoAt(box),
         clock: systemClock,
         log,
       });
@@ -211,8 +215,10 @@ test("a standby takes over from a primary that it hears no more, and the primary
 
 test("a standby takes over from a primary that died, within a second after it noticed", async () => {
   const boxes = boxesWith();
+  boxes.grant = { limits: { runtimeMs: 3600_000 } };
   const { owner, session, secrets } = await start(boxes, { standby: { box: "spare", silentMs: 6000 } });
   const { address, place } = await owner.startedWithStandby();
+  await owner.say({ renew: { token: session.deployment?.invocationToken, runtimeMs: 3600_000 } });
   // A client that has been there, and asks while nobody is: its tor holds that against the points.
   const user = "patient";
   assert.equal((await curl(net.socksTcp(), `http://${address}/`, { user })).toString(), "hello\n");
@@ -226,9 +232,59 @@ test("a standby takes over from a primary that died, within a second after it no
   assert.ok(afterMs < 10_000, `${afterMs} ms`);
   const state = JSON.parse(boxes.storageOf(place.invocationToken)?.text("state") ?? "{}") as KeptState;
   scanForKeys(boxes, secrets, state);
+  // It starts its own next instance, and none of the one that died.
+  assert.deepEqual(state.renew, { token: place.invocationToken, runtimeMs: 3600_000 });
   // The one that asked in between comes in again, by the point that is new.
   const insisting = { user, insists: true };
   assert.equal((await curl(net.socksTcp(), `http://${address}/`, insisting)).toString(), "hello\n");
+  await heir.stop();
+});
+
+test("before its time ends an instance starts the next one: clients, replicas and standby notice nothing", async () => {
+  const boxes = boxesWith();
+  const { owner, session } = await start(boxes, { standby: { box: "spare", silentMs: 3000 } });
+  const { address } = await owner.startedWithStandby();
+  const before = await owner.report();
+  const download = curl(net.socksTcp(), `http://${address}/big`, { args: ["--limit-rate", "100k"] });
+  await owner.say({ watch: { everyMs: 100 } });
+  await owner.until((answer) =>
+    "report" in answer && answer.report.replicas[0]?.bytesTotal ? true : undefined,
+  );
+  const token = session.deployment?.invocationToken ?? assert.fail();
+  const where = async () => {
+    const asked = new Owner(await boxes.run("balancer", { token }, { args: [{ where: true }] }));
+    return asked.until((answer) => ("at" in answer ? answer.at : undefined));
+  };
+  assert.deepEqual(await where(), { instance: null }, "none yet");
+  await owner.say({ renew: { token, runtimeMs: RENEW_RUNTIME_MS_MIN } });
+  const over = new AbortController();
+  const clients = (async () => {
+    for (let count = 0; !over.signal.aborted || count < 2; count++)
+      assert.equal((await curl(net.socksTcp(), `http://${address}/`)).toString(), "hello\n");
+  })();
+  await owner.event("renewed");
+  assert.deepEqual(await session.ended, { kind: "returned" });
+  over.abort();
+  const { instance } = await where();
+  const heir = new Owner(await boxes.open("balancer", instance ?? assert.fail()), (answer) =>
+    log.debug("heir", { answer: JSON.stringify(answer) }),
+  );
+  // The third one is none of this test.
+  await heir.say({ renew: { token, runtimeMs: 3600_000 } });
+  await clients;
+  assert.deepEqual(new Uint8Array(await download), FILE);
+  const report = await heir.report();
+  assert.deepEqual([report.address, report.role], [address, "primary"]);
+  assert.deepEqual(
+    new Set(report.introductionPoints.map(({ relay }) => relay)),
+    new Set(before.introductionPoints.map(({ relay }) => relay)),
+  );
+  assert.deepEqual(
+    report.replicas.map(({ id }) => id),
+    before.replicas.map(({ id }) => id),
+  );
+  assert.equal(report.standby?.isReady, true);
+  assert.equal(report.introductions.dropped, 0);
   await heir.stop();
 });
 

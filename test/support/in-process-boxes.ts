@@ -162,6 +162,8 @@ export class InProcessBoxes
   /** Everything that went to functions: arguments, packages and messages. */
   readonly sent: { readonly box: string; readonly bytes: Uint8Array }[] = [];
   deployed = 0;
+  /** What boxes say that they grant. */
+  grant: Deployment["grant"] = {};
 
   /** @param runs by the name in the manifest. */
   constructor(runs: Readonly<Record<string, RunFunction>>) {
@@ -170,6 +172,20 @@ export class InProcessBoxes
 
   get bento(): Bento {
     return this as unknown as Bento;
+  }
+
+  /** As a function on this box has it: it may name the box "self". */
+  bentoAt(own: string): Bento {
+    const named = (box: string) => (box === "self" ? own : box);
+    const at: Pick<Bento, "run" | "open" | "close" | "shutdown" | "deploy" | "exec"> = {
+      run: async (box, what, options) => this.run(named(box), what, options),
+      open: async (box, id) => this.open(named(box), id),
+      close: async (box, id) => this.close(named(box), id),
+      shutdown: async (box, token) => this.shutdown(named(box), token),
+      deploy: async (box, pack) => this.deploy(named(box), pack),
+      exec: async (box, token, options) => this.exec(named(box), token, options),
+    };
+    return at as unknown as Bento;
   }
 
   /** Ends an instance as a crash does. */
@@ -197,7 +213,7 @@ export class InProcessBoxes
       shutdownToken: `shutdown-${token}`,
       expiresAt: 0,
       sourceHash: "",
-      grant: {},
+      grant: this.grant,
     };
   }
 
@@ -223,8 +239,10 @@ export class InProcessBoxes
     return this.#sessionOf(instance, deployment);
   }
 
-  async exec(): Promise<string> {
-    throw new BentoError("bad-request", "tests run and open");
+  async exec(box: string, token: string, options: { readonly args?: readonly Json[] } = {}): Promise<string> {
+    const far = await this.run(box, { token }, options);
+    await far.detach();
+    return far.instance;
   }
 
   async open(box: string, id: string): Promise<FarSession> {

@@ -10,6 +10,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fakeBalancer } from "../../../test/support/fake-balancer/balancer.ts";
 import type { Outcome } from "../../wire/api.ts";
 import type { LoadBalancerStart, SiteIndex, StandbyPlace } from "../../wire/loadbalancer.ts";
+import {
+  newInstanceId,
+  newInvocationToken,
+  newShutdownToken,
+  parseInvocationToken,
+} from "../../wire/token.ts";
+import { BoxClient, directDial } from "../client.ts";
 import { Context } from "../context.ts";
 import { readOnionKey } from "../loadbalancer/onion-key.ts";
 import { RelayDialers } from "../relay-dial.ts";
@@ -322,6 +329,11 @@ test("lb resume: another instance goes on, at the same address, and is found fro
     const send = (text: string) => call.output(Buffer.from(text));
     const given = startOf(call);
     const isResumed = first !== undefined;
+    // It has started none itself.
+    if ("where" in given) {
+      send(JSON.stringify({ at: { instance: null } }));
+      return { kind: "returned" };
+    }
     if (isResumed) assert.deepEqual(given, { resume: true });
     first ??= given;
     const running = fakeBalancer(first, { input: call.input, send, isResumed });
@@ -339,6 +351,60 @@ test("lb resume: another instance goes on, at the same address, and is found fro
   assert.notEqual(after?.instance, before?.instance);
   assert.equal(after?.address, before?.address);
   assert.equal(await lbStatus(ran.cli, "web", STATUS), 0);
+});
+
+test("lb status: an instance that ended, with a new one in its place: that one is asked for, found and saved", async () => {
+  const over = Promise.withResolvers<Outcome>();
+  let first: LoadBalancerStart | undefined;
+  const renews: object[] = [];
+  let asked = 0;
+  let at: () => unknown = () => null;
+  const script: TestScript = async (call) => {
+    const send = (text: string) => call.output(Buffer.from(text));
+    const given = startOf(call);
+    if ("where" in given) {
+      asked++;
+      send(JSON.stringify({ at: { instance: at() } }));
+      return { kind: "returned" };
+    }
+    const isResumed = "resume" in given;
+    first ??= given;
+    const onRenew = (renew: object) => void renews.push(renew);
+    const running = fakeBalancer(first, { input: call.input, send, isResumed, onRenew });
+    const returned = running.then((): Outcome => ({ kind: "returned" }));
+    return isResumed ? returned : Promise.race([returned, over.promise]);
+  };
+  const { box } = await balancerBox({ script });
+  const ran = await newCli();
+  await lbStart(ran.cli, startOptions(ran, box));
+  const token = parseInvocationToken(
+    (await ran.cli.context.read()).functions["web"]?.invocationToken ?? assert.fail(),
+  );
+  assert.deepEqual(
+    renews,
+    [{ token, runtimeMs: POLICY.function.runtimeMs }],
+    "what it needs to start the next one",
+  );
+  assert.equal(await lbStatus(ran.cli, "web", STATUS), 0);
+  assert.equal(asked, 0);
+  over.resolve({ kind: "returned" });
+  const ended = { code: "already-ended" };
+  await assert.rejects(lbStatus(ran.cli, "web", STATUS), ended);
+  // Words that are none of ours, and a box that names another one each time.
+  at = () => 5;
+  await assert.rejects(lbStatus(ran.cli, "web", STATUS), ended);
+  asked = 0;
+  at = newInstanceId;
+  await assert.rejects(lbStatus(ran.cli, "web", STATUS), { code: "bad-token" });
+  assert.equal(asked, 3);
+  using client = new BoxClient({ address: box.address, dial: directDial });
+  const next = await client.exec(token, { args: [{ resume: true }] });
+  at = () => next;
+  asked = 0;
+  assert.equal(await lbStatus(ran.cli, "web", STATUS), 0);
+  assert.equal((await ran.cli.context.read()).balancers["web"]?.instance, next);
+  assert.equal(await lbStatus(ran.cli, "web", STATUS), 0);
+  assert.equal(asked, 1);
 });
 
 test("lb status: what a hostile box reports is refused or shown without harm", async () => {
@@ -385,6 +451,7 @@ async function watchedBy(answer: object): Promise<Ran> {
         relay.write(message);
         continue;
       }
+      if (Buffer.from(message).includes('"renew"')) continue;
       const { watch } = JSON.parse(Buffer.from(message).toString()) as { watch: { id: number } };
       const text = JSON.stringify(answer, (key, value: unknown) =>
         key === "id" && value === 0 ? watch.id : value,
@@ -476,7 +543,6 @@ async function withStandby() {
   const first = await balancerBox({ standby: () => placed[0] ?? assert.fail() });
   const ran = await newCli();
   // The standby is there before: what deploys it is not what is tested here.
-  const { BoxClient, directDial } = await import("../client.ts");
   const client = new BoxClient({ address: second.box.address, dial: directDial });
   cleanUps.push(async () => client[Symbol.dispose]());
   const { makeOnionKey } = await import("../loadbalancer/onion-key.ts");
@@ -536,7 +602,6 @@ test("standby: while the load balancer holds it, a client that cannot reach that
 });
 
 async function isHeld({ box }: FakeBox, token: string | undefined): Promise<boolean> {
-  const { BoxClient, directDial } = await import("../client.ts");
   using client = new BoxClient({ address: box.address, dial: directDial });
   const { instances } = await client.list(token as Parameters<typeof client.list>[0]);
   return instances.some(({ attached }) => attached);
@@ -545,8 +610,12 @@ async function isHeld({ box }: FakeBox, token: string | undefined): Promise<bool
 test("standby: a place at another box than the one asked for is not believed", async () => {
   const elsewhere = { box: "127.0.0.1:1", instance: "x", invocationToken: "x", shutdownToken: "x" };
   const wanted = await balancerBox();
-  const { newInstanceId, newShutdownToken } = await import("../../wire/token.ts");
-  const place = { ...elsewhere, instance: newInstanceId(), shutdownToken: newShutdownToken() };
+  const place = {
+    ...elsewhere,
+    instance: newInstanceId(),
+    invocationToken: newInvocationToken(),
+    shutdownToken: newShutdownToken(),
+  };
   const first = await balancerBox({ standby: () => place });
   const ran = await newCli();
   const options = startOptions(ran, first.box, { standby: wanted.box.address });

@@ -7,7 +7,12 @@ import { formatBytes } from "../../base/bytes.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import type { LoadBalancerStart, ScaleSettings, StandbyPlace } from "../../wire/loadbalancer.ts";
 import { type Policy, SELF } from "../../wire/policy.ts";
-import { type InstanceId, parseInstanceId, parseShutdownToken } from "../../wire/token.ts";
+import {
+  type InstanceId,
+  parseInstanceId,
+  parseInvocationToken,
+  parseShutdownToken,
+} from "../../wire/token.ts";
 import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
@@ -207,8 +212,9 @@ function entryOf({ key, boxes }: Prepared, instance: string): BalancerEntry {
  */
 export async function saveStandby(cli: Cli, name: string, place: StandbyPlace): Promise<void> {
   const said = tryParseAddress(place.box);
-  const [instance, shutdownToken] = [
+  const [instance, invocationToken, shutdownToken] = [
     parseInstanceId(place.instance),
+    parseInvocationToken(place.invocationToken),
     parseShutdownToken(place.shutdownToken),
   ];
   await cli.context.update((data) => {
@@ -216,7 +222,7 @@ export async function saveStandby(cli: Cli, name: string, place: StandbyPlace): 
     if (!wanted) return;
     if (!said || formatAddress(said) !== formatAddress(parseAddress(wanted.address)))
       throw new ProtocolError("integrity", "Cannot trust box: it says that the standby is at another box");
-    Object.assign(wanted, { instance, shutdownToken });
+    Object.assign(wanted, { instance, invocationToken, shutdownToken });
   });
 }
 

@@ -52,6 +52,10 @@ const ALL: OwnerAnswer[] = [
   { event: { kind: "standby-lost", box: "b", reason: "r", atMs } },
   { event: { kind: "took-over", afterMs: 20, atMs } },
   { event: { kind: "fenced-off", atMs } },
+  { event: { kind: "renewed", atMs } },
+  { event: { kind: "renew-failed", code: "box-full", message: "m", atMs } },
+  { at: { instance: null } },
+  { at: { instance: "i" } },
   { stopped: { replicasEnded: 2, left: ["b"] } },
 ];
 const bytes = (answer: unknown) => Buffer.from(JSON.stringify(answer));

@@ -88,6 +88,8 @@ const event = z.discriminatedUnion("kind", [
   z.object({ ...at, kind: z.literal("standby-lost"), box, reason: text }),
   z.object({ ...at, kind: z.literal("took-over"), afterMs: amount }),
   z.object({ ...at, kind: z.literal("fenced-off") }),
+  z.object({ ...at, kind: z.literal("renewed") }),
+  z.object({ ...at, kind: z.literal("renew-failed"), code: z.string().max(64), message: text }),
 ]);
 
 const standby = z.object({
@@ -102,6 +104,7 @@ const answerSchema = z.union([
   z.strictObject({ event }),
   z.strictObject({ started: z.object({ address }) }),
   z.strictObject({ standby }),
+  z.strictObject({ at: z.object({ instance: z.string().max(100).nullable() }) }),
   z.strictObject({
     stopped: z.object({
       replicasEnded: count,
@@ -165,5 +168,5 @@ export async function* answersOf(
 
 /** The rest of a JSON object never begins as one that we know. */
 function isWhole(message: Uint8Array): boolean {
-  return /^\{"(report|event|started|standby|stopped)":/.test(fromUtf8(message.subarray(0, 20)));
+  return /^\{"(report|event|started|standby|at|stopped)":/.test(fromUtf8(message.subarray(0, 20)));
 }

@@ -42,6 +42,10 @@ export function eventText(event: BalancerEvent): string {
       return `the standby has taken the service over, in ${seconds(event.afterMs)}`;
     case "fenced-off":
       return "another one has taken the service over: this one ends";
+    case "renewed":
+      return "a new instance has taken the service over, before this one's time ends";
+    case "renew-failed":
+      return `this instance's time ends soon, and the next one does not start: ${event.message} (${event.code})`;
   }
 }
 

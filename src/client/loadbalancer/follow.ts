@@ -20,6 +20,8 @@ export interface Place {
   readonly client: BoxClient;
   readonly instance: InstanceId;
   readonly shutdownToken: ShutdownToken;
+  /** The instance that the function started in place of others: asked when `instance` has ended. undefined: none. */
+  readonly findNewest?: (signal: AbortSignal) => Promise<InstanceId | undefined>;
 }
 
 export type Seen =
@@ -48,6 +50,8 @@ const ANSWER_MS = 30_000;
 /** Another command of the same owner takes a session for a moment: then it is taken back, so often in a row. */
 const TAKEN_OVER_MS = 3000;
 const TAKEN_OVER_MAX = 5;
+/** An instance lives for hours: a box that names another one each time is not believed. */
+const RENEWED_MAX = 3;
 /** Whoever kept it for so long does not contend for it. */
 const KEPT_MS = 60_000;
 
@@ -61,7 +65,7 @@ export async function* follow(places: readonly Place[], options: FollowOptions):
     const hasOther = index + 1 < places.length;
     try {
       if (index > 0) await checkAbandoned(place, failure, options);
-      yield* followOne(place, options, hasOther);
+      yield* followRenewed(place, options, hasOther);
       return;
     } catch (error) {
       if (options.signal.aborted) return;
@@ -71,6 +75,27 @@ export async function* follow(places: readonly Place[], options: FollowOptions):
     }
   }
   throw failure;
+}
+
+/** Its instance, and where that one has ended those that came in its place. */
+async function* followRenewed(place: Place, options: FollowOptions, hasOther: boolean): AsyncGenerator<Seen> {
+  const { signal, clock = systemClock } = options;
+  let renewed = 0;
+  for (let at = place; ; ) {
+    const sinceMs = clock.now();
+    try {
+      yield* followOne(at, options, hasOther);
+      return;
+    } catch (error) {
+      if (clock.now() - sinceMs > KEPT_MS) renewed = 0;
+      if (signal.aborted || !hasEnded(error) || ++renewed > RENEWED_MAX) throw error;
+      const instance = await at.findNewest?.(signal).catch(() => undefined);
+      signal.throwIfAborted();
+      if (instance === undefined || instance === at.instance) throw error;
+      options.onInterrupted?.(at, "a new instance is in its place");
+      at = { ...at, instance };
+    }
+  }
 }
 
 async function* followOne(place: Place, options: FollowOptions, hasOther: boolean): AsyncGenerator<Seen> {
@@ -165,7 +190,7 @@ function ended(outcome: Outcome): BentoError {
  * first one is gone. Where the first one said itself that it has ended there is nothing to break.
  */
 async function checkAbandoned(standby: Place, failure: unknown, { signal }: FollowOptions): Promise<void> {
-  if (failure instanceof BentoError && ["bad-token", "already-ended"].includes(failure.code)) return;
+  if (hasEnded(failure)) return;
   const { instances } = await standby.client.list(standby.shutdownToken, { signal });
   if (!instances.some(({ attached: isAttached, outcome }) => isAttached && !outcome)) return;
   throw new BentoError(
@@ -173,6 +198,11 @@ async function checkAbandoned(standby: Place, failure: unknown, { signal }: Foll
     "Cannot reach the load balancer: its box does not answer here, but its standby hears from it",
     { advice: "Try again later.", cause: failure },
   );
+}
+
+/** Its box says that the instance has ended, or is unknown. */
+function hasEnded(error: unknown): boolean {
+  return error instanceof BentoError && ["bad-token", "already-ended"].includes(error.code);
 }
 
 /** Whether the load balancer may be found elsewhere. What breaks the protocol is not: that is to be seen. */

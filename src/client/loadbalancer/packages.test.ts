@@ -34,6 +34,18 @@ test("balancerPackage: a default policy grants it; it names its boxes and lives 
   assert.equal(parsed.runtime, POLICY.function.runtimeMs);
 });
 
+test("balancerPackage: its own box as well, to start its next instance there, where the policy lets it", () => {
+  const boxes = BOXES.slice(1);
+  const asked = (policy: Policy) =>
+    parseManifest(balancerPackage(balancer, { ...wanted, boxes }, policy).manifest).bento?.boxes;
+  assert.deepEqual(asked(POLICY), BOXES);
+  assert.deepEqual(asked({ ...POLICY, bento: { ...BENTO, boxes: ["*"] } }), boxes);
+  assert.deepEqual(
+    parseManifest(standbyPackage(balancer, { ...wanted, boxes }, POLICY, POLICY).manifest).bento?.boxes,
+    BOXES,
+  );
+});
+
 test("standbyPackage: may be placed three times, and leaves as much for the load balancer's own replicas", () => {
   const standby = standbyPackage(balancer, wanted, POLICY, POLICY);
   const first = parseManifest(balancerPackage(balancer, wanted, POLICY, standby).manifest);

@@ -3,7 +3,7 @@
 
 import { type ManifestInput, parseManifest } from "../../wire/manifest.ts";
 import type { PackageInput } from "../../wire/package.ts";
-import type { Policy } from "../../wire/policy.ts";
+import { type Policy, SELF } from "../../wire/policy.ts";
 import { formatDuration } from "../../wire/quantity.ts";
 
 const MIB = 2 ** 20;
@@ -13,7 +13,14 @@ const STARTS_EACH = 8;
 const CALLS_EACH = 32;
 /** Times that a standby may be placed; what is left after as many is for replicas. */
 const STANDBYS = 3;
-const NOTHING = { depth: 0, functions: 0, invocations: 0, sessions: 0, bytes: 0 } as const;
+const NOTHING = {
+  boxes: [] as readonly string[],
+  depth: 0,
+  functions: 0,
+  invocations: 0,
+  sessions: 0,
+  bytes: 0,
+} as const;
 /** What a session costs beside the site: introductions out, reports back; a day of both for each replica. */
 const TALK_BYTES_EACH = 64 * MIB;
 /** What is kept beside the site: packages, the key, points, introductions seen, where replicas are. */
@@ -51,7 +58,8 @@ export function balancerPackage(
   const manifest: ManifestInput = {
     ...pack.manifest,
     bento: {
-      boxes: [...new Set(boxes)],
+      // Itself: it starts the next instance before its own has to end.
+      boxes: [...new Set([...(room.boxes.includes(SELF) ? [SELF] : []), ...boxes])],
       functions: most(replicasMax, starts + placed(1 + (other?.functions ?? 0)), room.functions),
       invocations: most(replicasMax, starts * CALLS_EACH + placed(other?.invocations), room.invocations),
       // Retiring ones have a session, too.
@@ -71,7 +79,7 @@ export function standbyPackage(pack: PackageInput, wanted: Wanted, own: Policy, 
   const share = (limit: number, of: number) => Math.min(limit, Math.floor(of / (STANDBYS + 1)));
   const [mine, theirs] = [own.bento ?? NOTHING, first.bento ?? NOTHING];
   const bento = {
-    boxes: [],
+    boxes: [...mine.boxes],
     functions: share(mine.functions, theirs.functions),
     invocations: share(mine.invocations, theirs.invocations),
     sessions: mine.sessions,

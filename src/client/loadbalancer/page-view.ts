@@ -12,6 +12,7 @@ const BAD: ReadonlySet<string> = new Set([
   "point-lost",
   "standby-lost",
   "fenced-off",
+  "renew-failed",
 ]);
 
 export function pageView(name: string, history: History, note: string): LoadBalancerPageView {

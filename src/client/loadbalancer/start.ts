@@ -8,12 +8,19 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
 import { Limits } from "../../wire/limits.ts";
-import type { LoadBalancerResume, LoadBalancerStart, StandbyPlace } from "../../wire/loadbalancer.ts";
+import {
+  type LoadBalancerResume,
+  type LoadBalancerStart,
+  type LoadBalancerWhere,
+  RENEW_RUNTIME_MS_MIN,
+  type StandbyPlace,
+} from "../../wire/loadbalancer.ts";
 import type { PackageInput } from "../../wire/package.ts";
-import type { InstanceId, InvocationToken } from "../../wire/token.ts";
+import { type InstanceId, type InvocationToken, parseInstanceId } from "../../wire/token.ts";
 import type { BoxClient, Session, StoredFunction } from "../client.ts";
 import { orStalled } from "../dropbox/retry.ts";
 import { answersOf, type BalancerEvent } from "./answers.ts";
+import { encodeOwnerMessage } from "./follow.ts";
 import type { Site } from "./site.ts";
 
 /** For the box to take one message. */
@@ -22,6 +29,8 @@ const SEND_MS = 120_000;
 const START_MS = 240_000;
 /** After that, for the standby to be ready. */
 const STANDBY_MS = 120_000;
+/** For an instance to begin, and to say where the one that serves is. */
+const WHERE_MS = 30_000;
 const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
 
 export interface BalancerStart {
@@ -71,8 +80,11 @@ export async function startBalancer(
   await using _session = session;
   if (session.stored) await options.onStored(session.stored as StoredFunction, session);
   const heard = listen(session, options);
-  const within = <T>(promise: Promise<T>, stallMs: number) =>
-    orStalled({ signal, clock, stallMs }, (until) => orAborted(promise, until));
+  const within = async <T>(promise: Promise<T>, stallMs: number) => {
+    // Where all was interrupted before, nobody waits for it any more.
+    promise.catch(() => undefined);
+    return await orStalled({ signal, clock, stallMs }, (until) => orAborted(promise, until));
+  };
 
   let sent = 0;
   const total = replica.length + (standby?.length ?? 0) + (start.site?.bytes ?? 0);
@@ -85,6 +97,15 @@ export async function startBalancer(
     await within(Promise.race([sending, heard.over]), SEND_MS);
     sent += message.length;
     options.onSent?.(sent, total);
+  }
+  // Before its box ends the instance, it starts the next one.
+  if (session.stored) {
+    const { invocationToken: token, grant } = session.stored;
+    const { runtimeMs } = grant.limits;
+    if (runtimeMs >= RENEW_RUNTIME_MS_MIN) {
+      const saying = session.send(encodeOwnerMessage({ renew: { token, runtimeMs } }));
+      await within(Promise.race([saying, heard.over]), SEND_MS);
+    }
   }
   options.onWaiting?.("service");
   checkAddress(await within(heard.started, START_MS), start.address);
@@ -117,6 +138,33 @@ export async function resumeBalancer(
   );
   checkAddress(started, address);
   return session.instance;
+}
+
+/**
+ * The instance that an installed load balancer started itself, after others; undefined: none. Throws what the box says, or
+ * "bad-answer".
+ */
+export async function newestInstance(
+  client: BoxClient,
+  token: InvocationToken,
+  { signal, clock = systemClock }: Pick<StartOptions, "signal" | "clock">,
+): Promise<InstanceId | undefined> {
+  const args: [LoadBalancerWhere] = [{ where: true }];
+  return await orStalled({ signal, clock, stallMs: WHERE_MS }, async (until) => {
+    const session = await client.run({ token }, { args }, { signal: until });
+    await using _session = session;
+    const leave = () => void session.detach();
+    until.addEventListener("abort", leave, { once: true });
+    try {
+      for await (const answer of answersOf(session.chunks())) {
+        if (!("at" in answer)) break;
+        return answer.at.instance === null ? undefined : parseInstanceId(answer.at.instance);
+      }
+      throw new ProtocolError("bad-answer", "Cannot find the load balancer: it does not say where it is");
+    } finally {
+      until.removeEventListener("abort", leave);
+    }
+  });
 }
 
 function checkAddress(found: string, wanted: string): void {

@@ -23,6 +23,7 @@ export interface FakeHost {
   readonly role?: LoadBalancerReport["role"];
   /** Goes on where another instance ended: nothing is read, either. */
   readonly isResumed?: boolean;
+  readonly onRenew?: (renew: { readonly token: string; readonly runtimeMs: number }) => void;
   /** Told what was read. */
   readonly onStart?: (read: {
     start: LoadBalancerStart;
@@ -65,6 +66,10 @@ export async function fakeBalancer(start: LoadBalancerStart, host: FakeHost): Pr
       }
       if ("scale" in message) {
         scale = { ...scale, ...message.scale };
+        continue;
+      }
+      if ("renew" in message) {
+        host.onRenew?.(message.renew);
         continue;
       }
       clearInterval(timer);
