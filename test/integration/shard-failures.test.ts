@@ -121,7 +121,7 @@ function contentOf(bytes: Uint8Array) {
 let small: Buffer;
 let records: Uint8Array;
 
-test("shard over Tor: from k honest boxes, while one lies and one stalls; the liar is named", async () => {
+test("shard over Tor: from k honest boxes, while one lies and one stalls; whoever is named is the liar", async () => {
   small = await file("small", 500 * KIB);
   const put = await startPut("small", 2, 4, ...net.at(0, 1, 2, FULL)).finished;
   assert.equal(put.code, 0, put.out + put.err);
@@ -136,7 +136,9 @@ test("shard over Tor: from k honest boxes, while one lies and one stalls; the li
   await copyFile(path("small.json"), path("lost.json"));
   await using _held = await net.stall((await find("small", 2)).box);
   const got = await comesBack("small", small);
-  assert.deepEqual(told(got, "got")[0]?.["lied"], [{ index: 1, box: liar.box, fault: "wrong-mac" }]);
+  // Unless the honest two were the fastest: then nobody asked it.
+  const lied = told(got, "got")[0]?.["lied"] as Told[];
+  for (const one of lied) assert.deepEqual(one, { index: 1, box: liar.box, fault: "wrong-mac" });
 });
 
 test("shard over Tor: a box that is full is named, and its shard goes to another where it may", async () => {
