@@ -1,7 +1,6 @@
 // An onion service of src/onion alone, in a process of its own: what the library itself costs, without a box around it.
 // argv: OwnServiceOptions as JSON. Writes its address and "\n" to stdout once it is published; ends when stdin does.
 
-import { connect } from "node:net";
 import { systemClock } from "../../src/base/clock.ts";
 import { BentoError, messageOf } from "../../src/base/errors.ts";
 import { Circuit, type IncomingStream } from "../../src/onion/circuit/circuit.ts";
@@ -13,6 +12,7 @@ import { openLink } from "../../src/onion/link/tls-link.ts";
 import { Paths } from "../../src/onion/paths.ts";
 import { OnionService } from "../../src/onion/service/onion-service.ts";
 import { meetClient } from "../../src/onion/service/rendezvous.ts";
+import { serveTcp } from "../../test/support/serve-tcp.ts";
 
 export interface OwnServiceOptions {
   /** `DirAuthority` lines. */
@@ -70,17 +70,5 @@ async function bootstrap() {
 
 /** Bytes both ways, as C tor's services do it: to a TCP server. */
 function serve(incoming: IncomingStream): void {
-  const socket = connect(options.target);
-  const stream = incoming.accept();
-  socket.on("error", () => socket.destroy());
-  void (async () => {
-    for await (const bytes of stream) socket.write(bytes);
-    socket.end();
-  })().catch(() => socket.destroy());
-  void (async () => {
-    for await (const bytes of socket) await stream.write(bytes as Uint8Array);
-    stream.close();
-  })().catch(() => {
-    stream.close();
-  });
+  serveTcp(incoming, options.target);
 }

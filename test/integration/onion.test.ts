@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
@@ -29,6 +29,7 @@ import { meetClient } from "../../src/onion/service/rendezvous.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import { addOnionService } from "../../src/tor/onion-service.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
+import { serveTcp } from "../support/serve-tcp.ts";
 
 let temp: string;
 let net: Testnet;
@@ -189,19 +190,7 @@ function serve(incoming: IncomingStream): void {
     incoming.refuse(4);
     return;
   }
-  const socket = connect(target);
-  const stream = incoming.accept();
-  socket.on("error", () => socket.destroy());
-  void (async () => {
-    for await (const bytes of stream) socket.write(bytes);
-    socket.end();
-  })().catch(() => socket.destroy());
-  void (async () => {
-    for await (const bytes of socket) await stream.write(bytes as Uint8Array);
-    stream.close();
-  })().catch(() => {
-    stream.close();
-  });
+  serveTcp(incoming, target);
 }
 
 /** A service whose clients are met by a replica with links of its own, which gets the material as bytes. */

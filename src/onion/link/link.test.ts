@@ -2,27 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { settle, TestRelay } from "../circuit/test-relay.ts";
 import { CIRCUITS_PER_LINK_MAX, LINK_OUTPUT_BYTES_MAX } from "../limits.ts";
-import { CELL, CELL_BYTES, type Cell, fixedCell } from "./cell.ts";
-import type { CellSink } from "./link.ts";
-
-class Sink implements CellSink {
-  readonly cells: Cell[] = [];
-  closed = 0;
-  writable = 0;
-  handleCell(cell: Cell): void {
-    this.cells.push(cell);
-  }
-  handleLinkClosed(): void {
-    this.closed++;
-  }
-  handleWritable(): void {
-    this.writable++;
-  }
-}
+import { CELL, CELL_BYTES, fixedCell } from "./cell.ts";
+import { TestSink } from "./test-sink.ts";
 
 test("cells reach the circuit that they name, padding and unknown commands nobody", () => {
   const { link } = new TestRelay();
-  const [a, b] = [new Sink(), new Sink()];
+  const [a, b] = [new TestSink(), new TestSink()];
   const slotA = link.attach(a);
   const slotB = link.attach(b);
   assert.notEqual(slotA.id, slotB.id);
@@ -42,7 +27,7 @@ test("cells reach the circuit that they name, padding and unknown commands nobod
 
 test("cells of one turn leave in one write", async () => {
   const relay = new TestRelay();
-  const slot = relay.link.attach(new Sink());
+  const slot = relay.link.attach(new TestSink());
   for (let left = 5; left > 0; left--) slot.send(fixedCell(slot.id, CELL.padding, new Uint8Array(0)));
   assert.equal(relay.writes, 0);
   await settle();
@@ -52,7 +37,7 @@ test("cells of one turn leave in one write", async () => {
 
 test("a full socket stops data, a drained one starts it, a stuck one ends the link", async () => {
   const relay = new TestRelay();
-  const sink = new Sink();
+  const sink = new TestSink();
   const slot = relay.link.attach(sink);
   const send = async () => {
     slot.send(fixedCell(slot.id, CELL.padding, new Uint8Array(0)));
@@ -80,16 +65,16 @@ test("a full socket stops data, a drained one starts it, a stuck one ends the li
 
 test("a link holds CIRCUITS_PER_LINK_MAX circuits and not one more", () => {
   const { link } = new TestRelay();
-  const slots = Array.from({ length: CIRCUITS_PER_LINK_MAX }, () => link.attach(new Sink()));
-  assert.throws(() => link.attach(new Sink()), { code: "onion-link-full" });
+  const slots = Array.from({ length: CIRCUITS_PER_LINK_MAX }, () => link.attach(new TestSink()));
+  assert.throws(() => link.attach(new TestSink()), { code: "onion-link-full" });
   slots[0]?.release();
-  link.attach(new Sink());
+  link.attach(new TestSink());
   assert.equal(new Set(slots.map(({ id }) => id)).size, CIRCUITS_PER_LINK_MAX);
 });
 
 test("a cell that no link has ends all circuits once", async () => {
   const relay = new TestRelay();
-  const sink = new Sink();
+  const sink = new TestSink();
   const slot = relay.link.attach(sink);
   relay.link.receive(Uint8Array.of(0, 0, 0, 0, 200, 0xff, 0xff));
   assert.equal((await relay.link.closed).code, "onion-cell");
@@ -97,5 +82,5 @@ test("a cell that no link has ends all circuits once", async () => {
   relay.link[Symbol.dispose]();
   assert.equal(sink.closed, 1);
   assert.equal(sink.cells.length, 0);
-  assert.throws(() => relay.link.attach(new Sink()), { code: "onion-cell" });
+  assert.throws(() => relay.link.attach(new TestSink()), { code: "onion-cell" });
 });

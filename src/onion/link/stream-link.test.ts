@@ -4,9 +4,9 @@ import { TestClock } from "../../base/clock.ts";
 import { ProtocolError } from "../../base/errors.ts";
 import { settle } from "../circuit/test-relay.ts";
 import { hex } from "../fields.ts";
-import { CELL, CELL_BYTES, type Cell, fixedCell } from "./cell.ts";
-import type { CellSink } from "./link.ts";
+import { CELL, CELL_BYTES, fixedCell } from "./cell.ts";
 import { type CellStream, linkOver, openGrantedLink } from "./stream-link.ts";
+import { TestSink } from "./test-sink.ts";
 
 const RSA = new Uint8Array(20).fill(0xab);
 const ED25519 = new Uint8Array(32).fill(0xcd);
@@ -59,21 +59,6 @@ class FarEnd implements CellStream {
   }
 }
 
-class Sink implements CellSink {
-  readonly cells: Cell[] = [];
-  closed = 0;
-  writable = 0;
-  handleCell(cell: Cell): void {
-    this.cells.push(cell);
-  }
-  handleLinkClosed(): void {
-    this.closed++;
-  }
-  handleWritable(): void {
-    this.writable++;
-  }
-}
-
 const wanted = { identity: { rsa: RSA, ed25519: ED25519 } };
 
 test("openGrantedLink: asks for the fingerprint, and takes only the relay that was wanted", async () => {
@@ -120,7 +105,7 @@ test("linkOver: cells reach their circuits however they are cut; those of one tu
   await settle();
   // Link padding is declined first (padding-spec 2.2).
   assert.equal(far.written.length, 1);
-  const sink = new Sink();
+  const sink = new TestSink();
   const slot = link.attach(sink);
   const cells = Buffer.concat(
     [0, 1, 2].map(() => fixedCell(slot.id, CELL.relay, new Uint8Array(509).fill(9))),
@@ -139,7 +124,7 @@ test("linkOver: a stream that takes nothing holds data back until it does", asyn
   const far = new FarEnd();
   far.hold = Promise.withResolvers();
   const link = linkOver(far, { clock: new TestClock() });
-  const sink = new Sink();
+  const sink = new TestSink();
   const slot = link.attach(sink);
   let sent = 0;
   while (slot.isWritable && sent < 10_000) {
@@ -160,7 +145,7 @@ test("linkOver: the end of the stream ends the link, also when it broke", async 
   for (const end of [(far: FarEnd) => far.end(), (far: FarEnd) => far.break(new Error("relays-limit"))]) {
     const far = new FarEnd();
     const link = linkOver(far, { clock: new TestClock() });
-    const sink = new Sink();
+    const sink = new TestSink();
     link.attach(sink);
     end(far);
     assert.equal((await link.closed).code, "onion-link-closed");
@@ -173,7 +158,7 @@ test("linkOver: the end of the stream ends the link, also when it broke", async 
 test("linkOver: closing sends what waits and ends the stream; a relay that takes nothing is left after five seconds", async () => {
   const far = new FarEnd();
   const link = linkOver(far, { clock: new TestClock() });
-  const slot = link.attach(new Sink());
+  const slot = link.attach(new TestSink());
   slot.send(fixedCell(slot.id, CELL.destroy, new Uint8Array(0)));
   link[Symbol.dispose]();
   await settle();
