@@ -18,6 +18,9 @@ import {
   SEALED,
 } from "./request.ts";
 
+/** Messages that the box sends while the function waits for the client: what the way to it holds, and more. */
+const AHEAD = 8;
+
 export async function get(session: Session, storage: Storage, self: Self, request: Json): Promise<void> {
   const meta = await readJson<Meta>(storage, META);
   const size = await readJson<number>(storage, SEALED);
@@ -61,28 +64,32 @@ async function sendContent(
   meta: Meta,
   range: { readonly from: number; readonly bytes: number },
 ): Promise<void> {
-  let left = range.bytes;
-  for (let at = range.from; left > 0; ) {
-    const index = Math.floor(at / meta.partBytes);
-    const part = await storage.get(partKey(index), { offset: at - index * meta.partBytes });
-    if (!part) throw new Error("the content is damaged: a part is missing");
-    for await (const chunk of part.readable) {
-      const piece = chunk.subarray(0, left);
-      await sendPatiently(session, piece);
-      at += piece.length;
-      left -= piece.length;
-      if (left === 0) return;
-    }
+  const { partBytes } = meta;
+  const end = range.from + range.bytes;
+  const underWay: Promise<number | undefined>[] = [];
+  for (let at = range.from; at < end; ) {
+    if (underWay.length === AHEAD) await taken(session, underWay.shift());
+    const offset = at % partBytes;
+    // Messages end where the box's own pieces do.
+    const whole = DropboxLimits.sentBytes - (offset % DropboxLimits.sentBytes);
+    const bytes = Math.min(end - at, partBytes - offset, whole);
+    const sent = storage.send(partKey(Math.floor(at / partBytes)), { offset, bytes });
+    // Awaited in its turn: until then nobody else looks at it.
+    sent.catch(() => undefined);
+    underWay.push(sent);
+    at += bytes;
   }
+  for (const sent of underWay) await taken(session, sent);
 }
 
-/** Sends, and gives up when nobody was there to read for a long time: an idle Dropbox holds no process. */
-async function sendPatiently(session: Session, bytes: Uint8Array): Promise<void> {
-  const sent = session.send(bytes).then(() => true);
+/** Waits for the client, and gives up when nobody was there to read for a long time: an idle Dropbox holds no process. */
+async function taken(session: Session, sent: Promise<number | undefined> | undefined): Promise<void> {
   const stepMs = DropboxLimits.absentMs / 10;
   for (let absentMs = 0; ; absentMs = session.attached ? 0 : absentMs + stepMs) {
     if (absentMs >= DropboxLimits.absentMs) throw new Error("nobody reads: the download was given up");
-    if (await within(stepMs, sent, () => false)) return;
+    const bytes = await within(stepMs, Promise.resolve(sent), () => "late" as const);
+    if (bytes === undefined) throw new Error("the content is damaged: a part is missing");
+    if (bytes !== "late") return;
   }
 }
 

@@ -86,6 +86,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
   readonly #stop = new AbortController();
   #link: Promise<Link>;
   #received: number;
+  #delivered: number;
   #consumed: number;
   #acknowledged: number;
   #ended = false;
@@ -98,6 +99,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     this.#options = options;
     this.#link = Promise.resolve(link);
     this.#received = attached.offset;
+    this.#delivered = attached.offset;
     this.#consumed = attached.offset;
     this.#acknowledged = attached.offset;
     options.onEvent?.({ kind: "attached", instance: this.instance, offset: attached.offset });
@@ -114,10 +116,16 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     for (;;) {
       const chunk = await this.#output.receive();
       if (!chunk) return;
+      this.#delivered = chunk.offset + chunk.bytes.length;
       yield chunk;
-      this.#consumed = chunk.offset + chunk.bytes.length;
-      this.#acknowledge();
+      this.acknowledge();
     }
+  }
+
+  /** What `chunks()` gave so far is consumed: for readers who do not ask for more. Asking for more says the same. */
+  acknowledge(): void {
+    this.#consumed = this.#delivered;
+    this.#acknowledgeConsumed();
   }
 
   /** Whole messages. */
@@ -220,7 +228,7 @@ export class Session implements AsyncIterable<Uint8Array>, AsyncDisposable {
     }
   }
 
-  #acknowledge(): void {
+  #acknowledgeConsumed(): void {
     const owed = this.#consumed - this.#acknowledged;
     const isSoon = owed > 0 && this.#output.cost === 0 && !this.#options.steadyAcks;
     if (this.#ended || (owed < ACK_BYTES && !isSoon)) return;

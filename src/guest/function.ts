@@ -173,6 +173,20 @@ export interface Storage {
   ): Promise<{ readonly bytes: number }>;
   /** The value from byte `offset` on; undefined when there is no such key. */
   get(key: string, options?: { readonly offset?: number }): Promise<StoredValue | undefined>;
+  /**
+   * Sends the value from byte `offset` on, at most `bytes` of it, to the client of this instance, as one message. The
+   * box does it: no byte passes through the function, which is several times as fast as `get` and `session.send`.
+   *
+   * The message has the place of the call among those of `session.send`, and many may be under way. What is sent is the value
+   * as it was at the call, even if it is replaced or deleted before it was read. Resolves with the size of the message when
+   * the client has taken it, which can be long; with undefined, at once, when there is no such key. An instance that does not
+   * wait may end: its output still reaches the client. Rejects with "storage-offset" beyond the value's end, and with
+   * "storage-erased" when the function ended, or removed itself, before all was taken: then the rest is lost.
+   */
+  send(
+    key: string,
+    range?: { readonly offset?: number; readonly bytes?: number },
+  ): Promise<number | undefined>;
   /** Whether there was such a key. */
   delete(key: string): Promise<boolean>;
   /** The keys that begin with `prefix`, in order of their bytes. */

@@ -9,8 +9,10 @@ export const DropboxLimits = {
   /** Downloads that a Dropbox may allow, and downloads started or continued that it keeps account of. */
   getsMax: 1000,
   ledgerMax: 4000,
-  /** Content bytes in one message of the function: the largest fragment. */
+  /** Content bytes in one message to the function: the largest fragment. */
   messageBytes: 64 * 1024,
+  /** Content bytes in one message of the function: whoever puts messages together need not hold more. */
+  sentBytes: 1024 * 1024,
   /** How long after its start a download may be continued: milliseconds. No instance lives longer (manifest). */
   ticketMs: 6 * 3600_000,
   /** How long the function waits for a client that fetches and is not there: milliseconds. */

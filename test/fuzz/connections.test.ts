@@ -149,7 +149,7 @@ fuzz([
       link.start(
         { name: "a", source: "", invocation: { args: [] }, grant: {} as never },
         { box: async () => ({}) },
-        { onOutput: ({ cost }) => link.credit(cost) },
+        { onOutput: ({ cost }) => link.credit(cost), onValue: async (value) => value.release() },
       );
       for (const chunk of chunks) stdout.write(chunk);
       stdout.end();

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -165,6 +165,108 @@ test("open: a function goes on without its client, and its output waits", async 
     at += frame.bytes.length;
   }
   assert.equal((await second.next("ended")).outcome.kind, "returned");
+});
+
+const STORED = 3_000_000;
+const STORAGE = { storage: { bytes: "16MiB" } };
+const storedByte = (at: number) => (at * 7 + (at >> 16)) & 255;
+const PUT = `await env.storage.put("v", new Uint8Array(${STORED}).map((_, at) => at * 7 + (at >> 16)));`;
+
+test("storage.send: its value is output like any other: offsets, another client, and after the end of the instance", async () => {
+  const pack = deno(
+    `${PUT} await session.send("first"); const sent = env.storage.send("v"); sent.catch(() => {});
+     await session.send("last"); await env.storage.put("v", "another"); if (args[0] === "wait") await sent;`,
+    STORAGE,
+  );
+  const { invocationToken, shutdownToken } = await box.client.store(pack);
+  for (const how of ["wait", "leave"]) {
+    const instance = await box.client.exec(invocationToken, { args: [how] });
+    const first = await box.client.open(instance, { acknowledge: false });
+    await first.next("attached");
+    assert.equal(await first.text(), "first");
+    await first.next("output");
+    first.hangUp();
+    const from = 1_234_567;
+    const second = await box.client.open(instance, { offset: from });
+    await second.next("attached");
+    for (let at = from; at < 5 + STORED; ) {
+      const { offset, bytes, last } = await second.next("output");
+      assert.equal(offset, at);
+      assert.ok(bytes.every((byte, index) => byte === storedByte(at - 5 + index)));
+      at += bytes.length;
+      assert.equal(last, at === 5 + STORED);
+    }
+    assert.equal(await second.text(), "last");
+    assert.deepEqual((await second.next("ended")).outcome, { kind: "returned" });
+  }
+  await box.client.call("POST", PATHS.shutdown, { token: shutdownToken });
+});
+
+test("storage.send: a function's own values and nobody else's; what it removed before they were read is lost", async () => {
+  const mine = deno(
+    `${PUT} await session.send(String(await env.storage.send("v", { offset: ${STORED - 1} })));`,
+    STORAGE,
+  );
+  const owner = await box.client.run({ package: mine });
+  await owner.next("attached");
+  await owner.next("output");
+  assert.equal(await owner.text(), "1");
+  const other = await box.client.run({
+    package: deno(
+      `const keys = ["v", "../v", "part-000000"]; const sizes = [];
+       for (const key of keys) sizes.push(await env.storage.send(key) ?? null);
+       await session.send(JSON.stringify(sizes));`,
+      STORAGE,
+    ),
+  });
+  await other.next("attached");
+  assert.equal(await other.text(), "[null,null,null]");
+  const removing = await box.client.store(
+    deno(
+      `${PUT} const sent = env.storage.send("v"); const refused = sent.catch((error) => error.code);
+       await env.self.remove(); if ((await refused) !== "storage-erased") for (;;);`,
+      STORAGE,
+    ),
+  );
+  const folders = async () => (await readdir(join(dataDir, "storage"))).length;
+  const before = await folders();
+  const instance = await box.client.exec(removing.invocationToken);
+  const deadline = Date.now() + 20_000;
+  const isThere = async () =>
+    (await box.client.call("GET", PATHS.list, { token: removing.shutdownToken })).status === 200;
+  while ((await isThere()) || (await folders()) > before) {
+    assert.ok(Date.now() < deadline, "the function removes itself in time");
+  }
+  const late = await box.client.open(instance);
+  await late.next("attached");
+  assert.equal((await late.next("problem")).problem.code, "already-ended");
+});
+
+test("storage.send: a client that does not read costs the box no memory and no disk, and the function a turn", async () => {
+  const { invocationToken } = await box.client.store(
+    deno(
+      `${PUT} for (let n = 0; n < 2000; n++) env.storage.send("v").catch((error) => { if (!globalThis.first) globalThis.first = error.code; });
+       await session.send("x"); while (!globalThis.first) await new Promise((resolve) => setTimeout(resolve, 10));
+       await session.send(globalThis.first); await new Promise((resolve) => session.signal.addEventListener("abort", resolve));`,
+      { ...STORAGE, storage: { bytes: "4MiB" } },
+    ),
+  );
+  const before = await residentBytes(box.child.pid ?? 0);
+  const instance = await box.client.exec(invocationToken);
+  const session = await box.client.open(instance, { acknowledge: false, offset: 0 });
+  await session.next("attached");
+  while (session.bytes < 20_000_000) await session.next("output");
+  session.hangUp();
+  assert.ok((await residentBytes(box.child.pid ?? 0)) - before < 100 * 2 ** 20);
+  // 256 values of 3 MB, then "x" and the reason why there were no more.
+  const tail = await box.client.open(instance, { offset: 256 * STORED });
+  await tail.next("attached");
+  // The end of the message before.
+  assert.equal(await tail.text(), "");
+  assert.equal(await tail.text(), "x");
+  assert.equal(await tail.text(), "too-many-calls");
+  tail.hangUp();
+  await box.client.call("POST", PATHS.close, { token: instance, body: { kill: true } });
 });
 
 test("self.remove: tokens and storage end, other instances end, this one finishes and is read", async () => {

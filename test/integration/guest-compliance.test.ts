@@ -305,6 +305,47 @@ api.send(json.dumps([put, len(back), len(back), back == value, keys, part, missi
       assert.equal((await guest.ended).kind, "returned");
     });
 
+    test("storage: the box sends values in their place among the messages, and says how much", async () => {
+      await using guest = await run(
+        {
+          deno: `
+            await env.storage.put("v", "0123456789");
+            const refusal = (error) => error.code;
+            const sent = [
+              session.send("before"), env.storage.send("v"), session.send("x".repeat(400_000)),
+              env.storage.send("v", { offset: 8, bytes: 100 }), env.storage.send("v", { offset: 2, bytes: 3 }),
+              env.storage.send("v", { offset: 10 }), env.storage.send("none"),
+              env.storage.send("v", { offset: 11 }).catch(refusal), env.storage.send("v", { bytes: -1 }).catch(refusal),
+            ];
+            await session.send("after");
+            await session.send(JSON.stringify((await Promise.all(sent)).map((size) => size ?? null).filter((_, at) => at !== 0 && at !== 2)));`,
+          python: `
+import json
+api.storage_put("v", "0123456789")
+api.send("before")
+def refusal(*range):
+    try:
+        return api.storage_send("v", *range)
+    except api.HostError as error:
+        return error.code
+sizes = [api.storage_send("v")]
+api.send("x" * 400000)
+sizes += [api.storage_send("v", 8, 100), api.storage_send("v", 2, 3), api.storage_send("v", 10), api.storage_send("none")]
+sizes += [refusal(11), refusal(0, -1)]
+api.send("after")
+api.send(json.dumps(sizes, separators=(",", ":")))`,
+        },
+        { grant: storageGrant, services: { storage: memoryStorage() } },
+      );
+      const expected = ["before", "0123456789", "x".repeat(400_000), "89", "234"];
+      // A box does not carry empty messages; here it is told of them.
+      assert.deepEqual(
+        (await guest.all()).filter((text) => text !== ""),
+        [...expected, "after", '[10,2,3,0,null,"storage-offset","bad-call"]'],
+      );
+      assert.equal((await guest.ended).kind, "returned");
+    });
+
     test("storage: a refusal in the middle of a value reaches the function with its code", async () => {
       await using guest = await run(
         {

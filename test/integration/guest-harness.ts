@@ -13,7 +13,7 @@ import { systemClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { type GuestEnd, GuestLink, type OutputFragment } from "../../src/box/host/guest-link.ts";
-import type { FunctionStorage, HostServices, InstanceNet } from "../../src/box/host/services.ts";
+import type { FunctionStorage, HeldValue, HostServices, InstanceNet } from "../../src/box/host/services.ts";
 import { findDeno } from "../../src/box/sandbox/image.ts";
 import { SandboxHost } from "../../src/box/sandbox/sandbox.ts";
 import { sandboxSpec } from "../../src/box/session/sandboxed-guest.ts";
@@ -163,7 +163,7 @@ export class GuestBench implements AsyncDisposable {
     await link.ready;
     const fragments: OutputFragment[] = [];
     const logs: { level: string; text: string }[] = [];
-    const messages = new Channel<Uint8Array>(Number.POSITIVE_INFINITY);
+    const messages = new Channel<Uint8Array | Promise<Uint8Array>>(Number.POSITIVE_INFINITY);
     let parts: Uint8Array[] = [];
     const reads = options.reads ?? true;
     link.start(
@@ -184,6 +184,12 @@ export class GuestBench implements AsyncDisposable {
           messages.push(concat(parts));
           parts = [];
         },
+        async onValue(value) {
+          const message = wholeValue(value);
+          messages.push(message);
+          await message;
+          value.release();
+        },
         onLog(line) {
           logs.push(line);
         },
@@ -200,7 +206,7 @@ export class GuestBench implements AsyncDisposable {
       fragments,
       logs,
       ended: link.ended,
-      next: () => messages.receive(),
+      next: async () => messages.receive(),
       async all() {
         const texts: string[] = [];
         for await (const message of messages) texts.push(Buffer.from(message).toString());
@@ -210,6 +216,17 @@ export class GuestBench implements AsyncDisposable {
       [Symbol.asyncDispose]: () => launched[Symbol.asyncDispose](),
     };
   }
+}
+
+async function wholeValue(value: HeldValue): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  while (length < value.bytes) {
+    const part = await value.read(length);
+    parts.push(part);
+    length += part.length;
+  }
+  return concat(parts);
 }
 
 async function launchBoxed(host: SandboxHost, grant: Grant): Promise<Launched> {
@@ -270,6 +287,19 @@ export function memoryStorage(quotaBytes = Number.POSITIVE_INFINITY): FunctionSt
         value: (async function* () {
           yield found.subarray(offset);
         })(),
+      };
+    },
+    hold(key, { offset, bytes }) {
+      const found = values.get(key);
+      if (!found) return undefined;
+      if (offset > found.length)
+        throw new BentoError("storage-offset", `Cannot read: ${offset}, expected at most ${found.length}`);
+      const held = found.slice(offset, bytes === undefined ? undefined : offset + bytes);
+      return {
+        bytes: held.length,
+        signal: new AbortController().signal,
+        read: async (from) => held.subarray(from, from + 7),
+        release() {},
       };
     },
     async delete(key) {

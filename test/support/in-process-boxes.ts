@@ -71,6 +71,10 @@ export class MemoryStorage implements Storage {
     };
   }
 
+  async send(): Promise<undefined> {
+    throw new Error("Cannot send a value: there is no box here that could");
+  }
+
   async delete(key: string): Promise<boolean> {
     return this.values.delete(key);
   }

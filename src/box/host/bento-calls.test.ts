@@ -53,7 +53,7 @@ async function guest(services: HostServices) {
   };
   say(F.ready, 0);
   await link.ready;
-  link.start(START, services, { onOutput: () => undefined });
+  link.start(START, services, { onOutput: () => undefined, onValue: async (value) => value.release() });
   return {
     link,
     received,

@@ -10,9 +10,9 @@ import { BoxError } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { abortable } from "./abortable.ts";
-import type { FunctionStorage } from "./services.ts";
+import type { FunctionStorage, HeldValue } from "./services.ts";
 import { FileCipher } from "./storage-cipher.ts";
-import { readSealed, writeSealed } from "./storage-file.ts";
+import { readSealed, SealedReader, writeSealed } from "./storage-file.ts";
 import type { KeyPlace, StorageKeys } from "./storage-keys.ts";
 
 export const STORAGE_LIMITS = {
@@ -155,20 +155,51 @@ export class FunctionVault implements FunctionStorage {
     key: string,
     options: { signal: AbortSignal; offset?: number },
   ): Promise<{ bytes: number; value: AsyncIterable<Uint8Array> } | undefined> {
-    checkKey(key);
     options.signal.throwIfAborted();
-    this.#refuseErased();
-    const value = this.#values.get(key);
-    if (!value) return undefined;
     const offset = options.offset ?? 0;
-    if (!Number.isSafeInteger(offset) || offset < 0 || offset > value.bytes) {
-      throw new BentoError(
-        "storage-offset",
-        `Cannot read value: offset ${offset}, expected 0 to ${value.bytes}`,
-      );
-    }
+    const value = this.#find(key, offset);
+    if (!value) return undefined;
     value.references++;
     return { bytes: value.bytes, value: this.#read(value, offset, options.signal) };
+  }
+
+  hold(key: string, range: { offset: number; bytes?: number | undefined }): HeldValue | undefined {
+    const { offset } = range;
+    const value = this.#find(key, offset);
+    if (!value) return undefined;
+    const use = this.#begin();
+    value.references++;
+    const { signal } = use.end;
+    // Holds the file's key: gone when the function has ended, or when nobody needs it.
+    let reader: SealedReader | undefined = new SealedReader(
+      join(this.#dir, value.fileId),
+      this.#cipherOf(value.fileId),
+      value.bytes,
+    );
+    const release = () => {
+      if (!reader) return;
+      reader[Symbol.asyncDispose]().catch(() => undefined);
+      reader = undefined;
+      signal.removeEventListener("abort", release);
+      this.#done(use);
+      this.#releaseSoon(value);
+    };
+    signal.addEventListener("abort", release, { once: true });
+    const bytes = Math.min(value.bytes - offset, range.bytes ?? value.bytes);
+    return {
+      bytes,
+      signal,
+      release,
+      read: async (from) => {
+        try {
+          if (!reader) throw new BentoError("storage-released", "Cannot read value: it was released");
+          return (await reader.read(offset + from)).subarray(0, bytes - from);
+        } finally {
+          // What was read of an erased value goes nowhere; and that it was erased is the better answer.
+          signal.throwIfAborted();
+        }
+      },
+    };
   }
 
   async delete(key: string): Promise<boolean> {
@@ -212,6 +243,17 @@ export class FunctionVault implements FunctionStorage {
     this.#order.length = 0;
     await Promise.all(values.map((value) => this.#release(value)));
     await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  #find(key: string, offset: number): Value | undefined {
+    checkKey(key);
+    this.#refuseErased();
+    const value = this.#values.get(key);
+    if (!value || (Number.isSafeInteger(offset) && offset >= 0 && offset <= value.bytes)) return value;
+    throw new BentoError(
+      "storage-offset",
+      `Cannot read value: offset ${offset}, expected 0 to ${value.bytes}`,
+    );
   }
 
   /** One operation more. It ends with `#done`. */

@@ -115,6 +115,14 @@ export const guestCallSchema = z.discriminatedUnion("method", [
     method: z.literal("storage.get"),
     params: z.strictObject({ key, offset: z.int().nonnegative().default(0) }),
   }),
+  z.strictObject({
+    method: z.literal("storage.send"),
+    params: z.strictObject({
+      key,
+      offset: z.int().nonnegative().default(0),
+      bytes: z.int().nonnegative().optional(),
+    }),
+  }),
   z.strictObject({ method: z.literal("storage.delete"), params: z.strictObject({ key }) }),
   z.strictObject({
     method: z.literal("storage.list"),
@@ -168,6 +176,7 @@ const CODES_FOR_FUNCTIONS: ReadonlySet<string> = new Set([
   "storage-quota",
   "storage-key",
   "storage-exists",
+  "storage-offset",
   "storage-erased",
   "disk-full",
   "tor-refused",

@@ -1,6 +1,7 @@
 // Carries out a guest's calls with the services that its grant gave it (spec/guest 5).
 
 import { addAbortSignal } from "node:stream";
+import { orAborted } from "../../base/abort.ts";
 import { BentoError } from "../../base/errors.ts";
 import { GUEST_PAYLOAD_BYTES_MAX } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
@@ -43,6 +44,8 @@ export async function carryOut(
       return put(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.get":
       return get(call.params, open, granted(services.storage, "storage"), answer);
+    case "storage.send":
+      return send(call.params, open, granted(services.storage, "storage"), answer);
     case "storage.delete":
       answer.reply(await granted(services.storage, "storage").delete(call.params.key));
       return;
@@ -130,6 +133,23 @@ async function get(
   answer.reply({ bytes: found.bytes });
   for await (const bytes of found.value) await open.send(bytes);
   answer.dataEnd();
+}
+
+async function send(
+  { key, ...range }: { key: string; offset: number; bytes?: number | undefined },
+  open: OpenCall,
+  storage: FunctionStorage,
+  answer: CallAnswer,
+): Promise<void> {
+  // Nothing is awaited before the value has its place: what the guest sends next comes behind it.
+  const value = storage.hold(key, range);
+  if (!value) {
+    answer.reply(null);
+    return;
+  }
+  const { bytes } = value;
+  await orAborted(answer.output(value), open.signal);
+  answer.reply({ bytes });
 }
 
 /** As many keys as fit into one frame. */

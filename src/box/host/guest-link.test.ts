@@ -19,7 +19,7 @@ import {
 } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
 import { GuestLink, type OutputFragment } from "./guest-link.ts";
-import type { HostServices } from "./services.ts";
+import type { FunctionStorage, HeldValue, HostServices } from "./services.ts";
 
 const START: GuestStart = {
   name: "test",
@@ -43,7 +43,14 @@ const START: GuestStart = {
 };
 
 /** A guest in the hands of the test, started unless asked otherwise. */
-async function setUp(options: { services?: HostServices; started?: boolean; stdin?: PassThrough } = {}) {
+async function setUp(
+  options: {
+    services?: HostServices;
+    started?: boolean;
+    stdin?: PassThrough;
+    onValue?: (value: HeldValue) => Promise<void>;
+  } = {},
+) {
   const stdin = options.stdin ?? new PassThrough({ highWaterMark: 1 << 20 });
   const stdout = new PassThrough({ highWaterMark: 1 << 20 });
   const clock = new TestClock();
@@ -62,6 +69,7 @@ async function setUp(options: { services?: HostServices; started?: boolean; stdi
     await link.ready;
     link.start(START, options.services ?? {}, {
       onOutput: (fragment) => output.push(fragment),
+      onValue: options.onValue ?? (async (value) => value.release()),
       onLog: (line) => logs.push(line.text),
     });
   }
@@ -346,6 +354,84 @@ describe("GuestLink", { timeout: 20_000 }, () => {
     await lostBy(link, "guest-frame");
   });
 
+  test("GuestLink: a stored value takes its place among the output, answered when it was taken", async () => {
+    const order: string[] = [];
+    const taken = Promise.withResolvers<void>();
+    const { link, output, say, hear, hearJson } = await setUp({
+      services: {
+        storage: {
+          ...storageOf(),
+          hold: (key, { offset, bytes = 100 }) => {
+            if (key === "none") return undefined;
+            if (offset > 10) throw new BentoError("storage-offset", "too far");
+            return heldValue(bytes);
+          },
+        },
+      },
+      onValue: async ({ bytes }) => {
+        order.push(`value ${bytes} behind ${output.length}`);
+        await taken.promise;
+      },
+    });
+    const send = (key: string, range: object) => call("storage.send", { key, ...range });
+    say(F.output, 0, Buffer.from("a"));
+    say(F.call, 1, send("k", { bytes: 7 }));
+    say(F.output, 0, Buffer.from("b"));
+    say(F.call, 2, send("k", {}));
+    say(F.call, 3, send("none", {}));
+    say(F.call, 4, send("k", { offset: 11 }));
+    say(F.output, 0, Buffer.from("c"));
+    // The answers of those that wait for nobody come first.
+    assert.equal((await hear(F.reply)).id, 3);
+    assert.equal(((await hearJson(F.refuse)) as { code: string }).code, "storage-offset");
+    while (output.length < 3) await settle();
+    assert.deepEqual(order, ["value 7 behind 1", "value 100 behind 2"]);
+    taken.resolve();
+    assert.deepEqual([await hearJson(F.reply), await hearJson(F.reply)], [{ bytes: 7 }, { bytes: 100 }]);
+    say(F.done, 0);
+    assert.deepEqual(await link.ended, { kind: "returned" });
+  });
+
+  test("GuestLink: values that nobody takes: as many as calls may be open; malformed and ungranted ones are refused", async () => {
+    let placed = 0;
+    const never = Promise.withResolvers<void>();
+    const { link, say, hear, hearJson } = await setUp({
+      services: { storage: storageOf() },
+      onValue: async () => {
+        placed++;
+        await never.promise;
+      },
+    });
+    const bad = [
+      { offset: -1 },
+      { offset: 0.5 },
+      { offset: 2 ** 60 },
+      { bytes: -1 },
+      { key: "" },
+      { more: 1 },
+    ];
+    for (const [at, change] of bad.entries()) {
+      say(F.call, at + 1, call("storage.send", { key: "k", ...change }));
+      assert.equal(((await hearJson(F.refuse)) as { code: string }).code, "bad-call");
+    }
+    for (let id = 100; id < 5100; id++) say(F.call, id, call("storage.send", { key: "k" }));
+    const first = await hear(F.refuse);
+    assert.equal(first.id, 100 + Limits.guestStreamsMax);
+    assert.match(Buffer.from(first.payload).toString(), /too-many-calls/);
+    for (let refused = 1; refused < 5000 - Limits.guestStreamsMax; refused++) await hear(F.refuse);
+    assert.equal(placed, Limits.guestStreamsMax);
+    // One that the guest gives up makes room for another; what was placed stays.
+    say(F.reset, 100, {});
+    await hear(F.refuse);
+    say(F.call, 6000, call("storage.send", { key: "k" }));
+    say(F.done, 0);
+    assert.deepEqual(await link.ended, { kind: "returned" });
+    assert.equal(placed, Limits.guestStreamsMax + 1);
+    const without = await setUp({ onValue: () => assert.fail("nothing was granted") });
+    without.say(F.call, 1, call("storage.send", { key: "k" }));
+    assert.equal(((await without.hearJson(F.refuse)) as { code: string }).code, "not-granted");
+  });
+
   test("GuestLink: a connection is closed when the guest resets its call, and when the guest ends", async () => {
     for (const how of ["reset", "end"]) {
       const [near, far] = duplexPair();
@@ -440,6 +526,7 @@ describe("GuestLink", { timeout: 20_000 }, () => {
             call("net.connect", { host: "h", port: 1 }),
             call("storage.put", { key: "k" }),
             call("storage.get", { key: "k" }),
+            call("storage.send", { key: "k" }),
             { level: "info", text: "t" },
             { name: "n", message: "m", traceback: "t" },
           )
@@ -476,26 +563,37 @@ function fuzzServices(): HostServices {
       },
       async [Symbol.asyncDispose]() {},
     },
-    storage: {
-      async put(_key, value) {
-        let bytes = 0;
-        for await (const part of value) bytes += part.length;
-        return { bytes };
-      },
-      async get() {
-        return {
-          bytes: 100_000,
-          value: (async function* () {
-            yield new Uint8Array(100_000);
-          })(),
-        };
-      },
-      async delete() {
-        return true;
-      },
-      async list() {
-        return [];
-      },
+    storage: storageOf(),
+  };
+}
+
+function heldValue(bytes: number): HeldValue {
+  const { signal } = new AbortController();
+  return { bytes, signal, read: async (from) => new Uint8Array(bytes - from), release() {} };
+}
+
+/** Takes everything, and gives the same for every key. */
+function storageOf(): FunctionStorage {
+  return {
+    async put(_key, value) {
+      let bytes = 0;
+      for await (const part of value) bytes += part.length;
+      return { bytes };
+    },
+    async get() {
+      return {
+        bytes: 100_000,
+        value: (async function* () {
+          yield new Uint8Array(100_000);
+        })(),
+      };
+    },
+    hold: () => heldValue(10),
+    async delete() {
+      return true;
+    },
+    async list() {
+      return [];
     },
   };
 }

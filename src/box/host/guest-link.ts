@@ -30,7 +30,7 @@ import { carryOut, takesData } from "./guest-dispatch.ts";
 import { LogLimit } from "./guest-log-limit.ts";
 import { ReceiveWindow, SendWindow } from "./guest-window.ts";
 import { CreditReturn, GuestWriter } from "./guest-writer.ts";
-import type { HostServices } from "./services.ts";
+import type { HeldValue, HostServices } from "./services.ts";
 
 /**
  * Bytes that the box keeps for one guest, both ways together, before it stops reading from it. Above what one
@@ -57,6 +57,8 @@ export type GuestEnd =
 export interface GuestSinks {
   /** In order, never after `ended` has resolved. The guest may send on as far as `credit` allows. */
   onOutput(fragment: OutputFragment): void;
+  /** A stored value that is a whole message, in its place among the fragments. Resolves when the client has taken it. */
+  onValue(value: HeldValue): Promise<void>;
   /** A line that the function logged, already cut and limited in rate. It may hold any text. */
   onLog?(line: GuestLogLine): void;
 }
@@ -247,6 +249,11 @@ export class GuestLink implements AsyncDisposable {
     this.#sinks?.onOutput({ bytes, last, cost });
   }
 
+  async #onValue(value: HeldValue): Promise<void> {
+    assert(this.#state === "running" && this.#sinks, "a guest that has ended makes no calls");
+    await this.#sinks.onValue(value);
+  }
+
   #onLog(frame: GuestFrame): void {
     const line = parsed(frame, guestLogSchema);
     const kept = this.#logLimit?.admit(line);
@@ -289,6 +296,7 @@ export class GuestLink implements AsyncDisposable {
         dataEnd: () => {
           this.#writer.write(GUEST_FRAME.dataEnd, open.id);
         },
+        output: (value) => this.#onValue(value),
       });
     } catch (error) {
       if (this.#state === "ended") return;

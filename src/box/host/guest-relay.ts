@@ -3,6 +3,7 @@
 import type { Duplex } from "node:stream";
 import { finished } from "node:stream/promises";
 import type { OpenCall } from "./guest-call-state.ts";
+import type { HeldValue } from "./services.ts";
 
 /** How a call talks back. */
 export interface CallAnswer {
@@ -10,6 +11,11 @@ export interface CallAnswer {
   reply(result: unknown): void;
   /** Ends the box's direction of the call's stream. */
   dataEnd(): void;
+  /**
+   * Makes a stored value a message to the client, behind all output so far, and takes it over. Resolves when the
+   * client has taken it.
+   */
+  output(value: HeldValue): Promise<void>;
 }
 
 /** Until both directions have ended. */

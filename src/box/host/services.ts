@@ -87,6 +87,11 @@ export interface FunctionStorage {
     key: string,
     options: { signal: AbortSignal; offset?: number },
   ): Promise<{ bytes: number; value: AsyncIterable<Uint8Array> } | undefined>;
+  /**
+   * `bytes` of a value from `offset` on, or all that follow, as the value is now; undefined when there is no such key.
+   * At once: a function may change the value right after. Throws BentoError "storage-offset".
+   */
+  hold(key: string, range: { offset: number; bytes?: number | undefined }): HeldValue | undefined;
   /** Whether there was such a key. */
   delete(key: string): Promise<boolean>;
   /** Keys that begin with `prefix`, in order of bytes, after `after`, at most `limit` of them. */
@@ -95,6 +100,17 @@ export interface FunctionStorage {
     after?: string;
     limit: number;
   }): Promise<readonly { key: string; bytes: number }[]>;
+}
+
+/** Bytes of a stored value that stay readable, whatever becomes of its name, until they are released. */
+export interface HeldValue {
+  readonly bytes: number;
+  /** Aborted, with "storage-erased", when the function has ended: nothing more can be read. */
+  readonly signal: AbortSignal;
+  /** Some of them, at least one, from byte `from` on. Throws BentoError "storage-erased" or "storage-damaged". */
+  read(from: number): Promise<Uint8Array>;
+  /** Idempotent. */
+  release(): void;
 }
 
 /** What `deploy` gives: everything that is needed to use the function, from anywhere. */

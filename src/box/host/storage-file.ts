@@ -64,15 +64,53 @@ export async function* readSealed(
   bytes: number,
   offset: number,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const chunks = chunkCount(bytes);
-  const first = Math.min(chunks - 1, Math.floor(offset / CHUNK_BYTES));
-  await using kept = new KeptFile(path);
-  for (let index = first; index < chunks; index++) {
+  await using reader = new SealedReader(path, cipher, bytes);
+  // An empty value is read as well: its end is authenticated.
+  let at = offset;
+  do {
+    const plain = await reader.read(at);
+    if (plain.length > 0) yield plain;
+    at += plain.length;
+  } while (at < bytes);
+}
+
+/** One file, read from wherever it is asked for, one read after the other. */
+export class SealedReader implements AsyncDisposable {
+  readonly #cipher: FileCipher;
+  readonly #bytes: number;
+  readonly #kept: KeptFile;
+  /** The last read: the next one uses the same memory. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  /** @param bytes plain length of the file */
+  constructor(path: string, cipher: FileCipher, bytes: number) {
+    this.#cipher = cipher;
+    this.#bytes = bytes;
+    this.#kept = new KeptFile(path);
+  }
+
+  /**
+   * The plain bytes from `offset` to the end of their chunk, in memory of their own. Throws BentoError
+   * "storage-damaged".
+   */
+  async read(offset: number): Promise<Uint8Array> {
+    const read = this.#turn.then(() => this.#read(offset));
+    this.#turn = read.catch(() => undefined);
+    return read;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#turn;
+    await this.#kept[Symbol.asyncDispose]();
+  }
+
+  async #read(offset: number): Promise<Uint8Array> {
+    const chunks = chunkCount(this.#bytes);
+    const index = Math.min(chunks - 1, Math.floor(offset / CHUNK_BYTES));
     const start = index * CHUNK_BYTES;
-    const plainBytes = Math.min(CHUNK_BYTES, bytes - start);
-    const plain = await readChunk(kept, cipher, index, index === chunks - 1, plainBytes);
-    const skip = Math.max(0, offset - start);
-    if (skip < plain.length) yield plain.subarray(skip);
+    const plainBytes = Math.min(CHUNK_BYTES, this.#bytes - start);
+    const plain = await readChunk(this.#kept, this.#cipher, index, index === chunks - 1, plainBytes);
+    return plain.subarray(offset - start);
   }
 }
 

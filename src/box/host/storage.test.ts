@@ -8,7 +8,7 @@ import { concat, utf8 } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
 import type { FunctionId } from "../store/function-store.ts";
 import { STORAGE_LIMITS } from "./function-vault.ts";
-import type { FunctionStorage } from "./services.ts";
+import type { FunctionStorage, HeldValue } from "./services.ts";
 import { StorageVault, type StorageVaultOptions } from "./storage.ts";
 import { CHUNK_BYTES, sealedBytes } from "./storage-cipher.ts";
 
@@ -438,5 +438,114 @@ test("FunctionStorage.put: of several that create one key exactly one succeeds, 
     assert.equal(Buffer.from((await read(storage, "k")) ?? []).toString(), "replaced");
     await storage.delete("k");
     assert.equal(await create("e"), "e");
+  });
+});
+
+/** All bytes that a held value gives. */
+async function whole(value: HeldValue | undefined): Promise<Uint8Array> {
+  assert.ok(value);
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  while (length < value.bytes) {
+    const part = await value.read(length);
+    assert.ok(part.length > 0 && part.length <= CHUNK_BYTES);
+    parts.push(part);
+    length += part.length;
+  }
+  return concat(parts);
+}
+
+test("FunctionStorage.hold: any range, from anywhere, by several readers at once", async () => {
+  await inVault(async (vault) => {
+    const storage = vault.forFunction(A, 32 * MIB);
+    await fc.assert(
+      fc.asyncProperty(fc.nat(200_000), fc.nat(), fc.option(fc.nat(200_000)), async (length, at, wanted) => {
+        const value = pattern(length);
+        await put(storage, "k", value);
+        const offset = at % (length + 1);
+        const range = { offset, ...(wanted === null ? {} : { bytes: wanted }) };
+        const held = storage.hold("k", range) ?? assert.fail("there is one");
+        const expected = value.subarray(offset, wanted === null ? undefined : offset + wanted);
+        assert.equal(held.bytes, expected.length);
+        const [first, second] = await Promise.all([whole(held), whole(held)]);
+        assert.deepEqual(first, expected);
+        assert.deepEqual(second, expected);
+        held.release();
+      }),
+      { numRuns: 40 },
+    );
+  });
+});
+
+test("FunctionStorage.hold: this version of this function's own value, and no other", async () => {
+  await inVault(async (vault) => {
+    const storage = vault.forFunction(A, MIB);
+    await put(storage, "k", utf8("mine"));
+    assert.equal(vault.forFunction(B, MIB).hold("k", { offset: 0 }), undefined);
+    const [first, deleted] = [storage.hold("k", { offset: 1, bytes: 2 }), storage.hold("k", { offset: 0 })];
+    await put(storage, "k", utf8("other"));
+    const later = storage.hold("k", { offset: 0 });
+    await storage.delete("k");
+    assert.equal(storage.hold("k", { offset: 0 }), undefined);
+    assert.deepEqual(await whole(first), utf8("in"));
+    assert.deepEqual(await whole(deleted), utf8("mine"));
+    assert.deepEqual(await whole(later), utf8("other"));
+    for (const offset of [6, -1, 0.5, Number.MAX_SAFE_INTEGER + 1]) {
+      await put(storage, "k", utf8("other"));
+      assert.throws(() => storage.hold("k", { offset }), hasCode("storage-offset"));
+    }
+    assert.equal(storage.hold("k", { offset: 5 })?.bytes, 0);
+  });
+});
+
+test("FunctionStorage.hold: what is held counts until it is released, once", async () => {
+  await inVault(async (vault, dir) => {
+    const storage = vault.forFunction(A, MIB);
+    await put(storage, "k", pattern(100_000));
+    const held = storage.hold("k", { offset: 0 }) ?? assert.fail();
+    await whole(held);
+    await storage.delete("k");
+    assert.ok(vault.bytesOf(A) > 100_000);
+    held.release();
+    held.release();
+    await assert.rejects(held.read(0), hasCode("storage-released"));
+    await put(storage, "k", utf8("next"));
+    while ((await filesIn(dir)).length > 1) await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(vault.bytesOf(A), ENTRY + sealedBytes(4));
+  });
+});
+
+test("FunctionStorage.hold: the end of the function ends it, also in the middle", async () => {
+  await inVault(async (vault, dir) => {
+    const storage = vault.forFunction(A, MIB);
+    await put(storage, "k", pattern(3 * CHUNK_BYTES));
+    const [begun, idle] = [storage.hold("k", { offset: 0 }), storage.hold("k", { offset: 0 })];
+    assert.ok(begun && idle);
+    await begun.read(0);
+    const reading = assert.rejects(begun.read(CHUNK_BYTES), hasCode("storage-erased"));
+    await vault.erase(A);
+    await reading;
+    for (const held of [begun, idle]) {
+      await assert.rejects(held.read(0), hasCode("storage-erased"));
+      held.release();
+    }
+    assert.equal(vault.bytesUsed, 0);
+    assert.deepEqual(await filesIn(dir), []);
+    assert.throws(() => storage.hold("k", { offset: 0 }), hasCode("storage-erased"));
+  });
+});
+
+test("FunctionStorage.hold: a changed file is found", async () => {
+  await inVault(async (vault, dir) => {
+    const storage = vault.forFunction(A, MIB);
+    await put(storage, "k", pattern(100));
+    const held = storage.hold("k", { offset: 0 }) ?? assert.fail();
+    const [file = ""] = await filesIn(dir);
+    const bytes = await readFile(file);
+    assert.deepEqual(await whole(held), pattern(100));
+    bytes[50] = (bytes[50] ?? 0) ^ 1;
+    await writeFile(file, bytes);
+    await assert.rejects(held.read(0), hasCode("storage-damaged"));
+    held.release();
   });
 });

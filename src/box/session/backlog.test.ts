@@ -8,7 +8,8 @@ import { concat } from "../../base/bytes.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { guestFrameCost } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
-import { BACKLOG_MEMORY_BYTES, Backlog } from "./backlog.ts";
+import type { HeldValue } from "../host/services.ts";
+import { BACKLOG_MEMORY_BYTES, BACKLOG_VALUES_MAX, Backlog, type OutputChunk } from "./backlog.ts";
 import { SPOOLED_BLOCK_BYTES_MAX } from "./backlog-block.ts";
 import { Spool } from "./spool.ts";
 
@@ -211,6 +212,191 @@ test("Backlog.read: waits for output, and stops waiting when aborted", async () 
   await assert.rejects(aborted, { message: "enough" });
   await backlog[Symbol.asyncDispose]();
 });
+
+/** A stored value in memory, read in pieces of `piece` bytes. */
+function valueOf(bytes: Uint8Array, piece = 1000) {
+  const state = {
+    reads: 0,
+    released: 0,
+    failure: undefined as Error | undefined,
+    end: new AbortController(),
+  };
+  const value: HeldValue = {
+    bytes: bytes.length,
+    signal: state.end.signal,
+    async read(from) {
+      state.reads++;
+      if (state.failure) throw state.failure;
+      return bytes.slice(from, from + piece);
+    },
+    release: () => void state.released++,
+  };
+  return { value, state };
+}
+
+test("Backlog.appendValue: values are whole messages in their place, from any offset, however they are read", async () => {
+  const messages = fc.array(
+    fc.record({
+      length: fc.integer({ min: 1, max: 90_000 }),
+      piece: fc.integer({ min: 500, max: FRAGMENT }),
+      isValue: fc.boolean(),
+    }),
+    { maxLength: 12 },
+  );
+  await fc.assert(
+    fc.asyncProperty(messages, fc.nat(), async (plan, at) => {
+      const { backlog, append } = setUp(8 * 2 ** 20);
+      const expected: Uint8Array[] = [];
+      const values: { state: { released: number }; taken: Promise<void> }[] = [];
+      for (const [seed, { length, piece, isValue }] of plan.entries()) {
+        const message = pattern(length, seed);
+        expected.push(message);
+        if (isValue) {
+          const { value, state } = valueOf(message, piece);
+          values.push({ state, taken: backlog.appendValue(value) });
+        } else {
+          for (let from = 0; from < length; from += piece)
+            append(message.slice(from, from + piece), from + piece >= length);
+        }
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      backlog.finish();
+      assert.deepEqual(await readMessages(backlog), expected);
+      const all = concat(expected);
+      const from = at % (all.length + 1);
+      assert.deepEqual(concat(await readMessages(backlog, from)), all.subarray(from));
+      backlog.discard(backlog.end);
+      for (const { state, taken } of values) {
+        await taken;
+        assert.equal(state.released, 1);
+      }
+      assert.equal(backlog.keptBytes, 0);
+      await backlog[Symbol.asyncDispose]();
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test("Backlog.appendValue: costs neither credit nor room, and nothing is read before its turn", async () => {
+  const { backlog, credit, append } = setUp(2 * WINDOW);
+  const large = { ...valueOf(pattern(10)).value, bytes: 2 ** 40 };
+  const before = credit();
+  for (let index = 0; index < 200; index++) void backlog.appendValue(large).catch(() => undefined);
+  assert.equal(backlog.heldBytes, 200 * 2 ** 40);
+  assert.equal(backlog.keptBytes, 0);
+  assert.equal(credit(), before);
+  assert.equal(spool.used, 0);
+  // Output behind it gets as much room as without it.
+  for (let sent = 0; sent < 2 * WINDOW - 2 * FRAGMENT; sent += FRAGMENT) {
+    await settle(() => credit() >= COST);
+    append(pattern(FRAGMENT));
+  }
+  assert.equal(backlog.keptBytes, 2 * WINDOW - 2 * FRAGMENT);
+  await backlog[Symbol.asyncDispose]();
+  assert.equal(spool.used, 0);
+});
+
+test("Backlog.appendValue: taken with its last byte, not with the one before", async () => {
+  const { backlog } = setUp(2 ** 20);
+  const { value, state } = valueOf(pattern(100));
+  let taken = false;
+  const waiting = (async () => {
+    await backlog.appendValue(value);
+    taken = true;
+  })();
+  assert.equal(await backlog.messageEnd(0), 100);
+  assert.deepEqual((await chunkAt(backlog, 0)).bytes, pattern(100));
+  backlog.discard(99);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(taken, false);
+  assert.deepEqual(await chunkAt(backlog, 99), {
+    offset: 99,
+    bytes: pattern(100).subarray(99),
+    last: true,
+  });
+  backlog.discard(100);
+  await waiting;
+  assert.equal(state.released, 1);
+  assert.deepEqual(backlog.readNow(100, true), { offset: 100, bytes: new Uint8Array(), last: true });
+  assert.equal(backlog.readNow(100, false), undefined);
+  await backlog[Symbol.asyncDispose]();
+});
+
+test("Backlog.appendValue: a message that the guest left open ends before it", async () => {
+  const { backlog, append } = setUp(2 ** 20);
+  append(pattern(5), false);
+  void backlog.appendValue(valueOf(pattern(7, 1)).value);
+  await backlog.appendValue(valueOf(new Uint8Array()).value);
+  append(pattern(3, 2));
+  backlog.finish();
+  assert.deepEqual(await readMessages(backlog), [pattern(5), pattern(7, 1), pattern(3, 2)]);
+  backlog.discard(backlog.end);
+  await backlog[Symbol.asyncDispose]();
+});
+
+test("Backlog.appendValue: one that cannot be read breaks the output there, and its sender learns why", async () => {
+  const { backlog, append } = setUp(2 ** 20);
+  append(pattern(5));
+  const { value, state } = valueOf(pattern(2000));
+  const sent = backlog.appendValue(value);
+  append(pattern(5));
+  await chunkAt(backlog, 5);
+  // What has been read is still there.
+  state.failure = new Error("erased");
+  assert.equal((await chunkAt(backlog, 5)).bytes.length, 1000);
+  await assert.rejects(
+    backlog.read(1005, { open: true, signal: never }),
+    (error) => error instanceof BoxError && error.code === "already-ended",
+  );
+  await assert.rejects(sent, { message: "erased" });
+  assert.deepEqual((await chunkAt(backlog, 0)).bytes, pattern(5));
+  await backlog[Symbol.asyncDispose]();
+  assert.equal(state.released, 1);
+});
+
+test("Backlog.appendValue: as many as the limit wait, one more is refused and let go, and there is room again", async () => {
+  const { backlog } = setUp(2 ** 20);
+  const sent: Promise<void>[] = [];
+  for (let count = 0; count < BACKLOG_VALUES_MAX; count++)
+    sent.push(backlog.appendValue(valueOf(pattern(2)).value));
+  const further = valueOf(pattern(2));
+  await assert.rejects(backlog.appendValue(further.value), { code: "too-many-calls" });
+  assert.equal(further.state.released, 1);
+  assert.equal(backlog.end, 2 * BACKLOG_VALUES_MAX);
+  backlog.discard(2);
+  sent.push(backlog.appendValue(valueOf(pattern(2)).value));
+  backlog.discard(backlog.end);
+  await Promise.all(sent);
+  await backlog[Symbol.asyncDispose]();
+});
+
+test("Backlog.appendValue: its sender learns at once that it was erased, read or not", async () => {
+  const { backlog } = setUp(2 ** 20);
+  const { value, state } = valueOf(pattern(10));
+  const sent = assert.rejects(backlog.appendValue(value), { message: "erased" });
+  state.end.abort(new Error("erased"));
+  await sent;
+  await backlog[Symbol.asyncDispose]();
+  assert.equal(state.released, 1);
+});
+
+test("Backlog.appendValue: released when nobody can take it any more", async () => {
+  const { backlog } = setUp(2 ** 20);
+  const [early, late] = [valueOf(pattern(10)), valueOf(pattern(10))];
+  const waiting = backlog.appendValue(early.value);
+  backlog.finish();
+  await backlog.appendValue(late.value);
+  assert.deepEqual([early.state.released, late.state.released], [0, 1]);
+  assert.equal(backlog.end, 10);
+  const rejected = assert.rejects(waiting, { code: "closed" });
+  await backlog[Symbol.asyncDispose]();
+  await rejected;
+  assert.equal(early.state.released, 1);
+});
+
+async function chunkAt(backlog: Backlog, from: number): Promise<OutputChunk> {
+  return (await backlog.read(from, { open: false, signal: never })) ?? assert.fail("no output");
+}
 
 test("Spool: leaves no name on disk, and nothing readable in its file", async () => {
   assert.deepEqual(await readdir(directory), []);

@@ -1,20 +1,24 @@
 // The output of one instance on its way to whoever reads it (spec/wire 6). Addressed by byte offset, message
 // boundaries kept. The newest part lies in memory, the older part sealed in the spool. What was acknowledged is
 // discarded; when too much waits, the guest gets no more credit. Everything appended comes from a hostile guest.
+// Stored values that the guest sends take a place without being copied: they are read when their turn has come.
 //
 //   0 ......... discarded ......... position of the reader ......... end
 //   gone        |---------- held, at most `capacity` bytes ----------|
 
 import { orAborted } from "../../base/abort.ts";
-import { assert, ProtocolError } from "../../base/errors.ts";
+import { assert, BentoError, ProtocolError } from "../../base/errors.ts";
 import { BoxError } from "../../wire/error-code.ts";
 import { GUEST_PAYLOAD_BYTES_MAX, guestFrameCost } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
+import type { HeldValue } from "../host/services.ts";
 import { BLOCK_BYTES_MAX, Block } from "./backlog-block.ts";
 import { type Spool, SpoolKey, type SpoolSlot } from "./spool.ts";
 
 /** Output of one instance that is kept in memory before the rest is spooled. */
 export const BACKLOG_MEMORY_BYTES = 256 * 1024;
+/** Stored values that wait for the reader of one instance: each holds its file, and some memory. */
+export const BACKLOG_VALUES_MAX = Limits.guestStreamsMax;
 /** Fragments from this size on are kept as they came instead of being copied together. */
 const ADOPT_BYTES = 32 * 1024;
 
@@ -31,9 +35,23 @@ interface Part {
   length: number;
   block: Block | undefined;
   slot: SpoolSlot | undefined;
+  readonly stored?: StoredMessage;
   /** First message end in it, as an offset after the byte. */
   firstEnd: number | undefined;
   endsAtLastByte: boolean;
+}
+
+/** A message that is a stored value. `taken` settles when the reader has it, or cannot have it any more. */
+interface StoredMessage {
+  readonly value: HeldValue;
+  readonly taken: PromiseWithResolvers<void>;
+  readonly onErased: () => void;
+}
+
+interface Loaded {
+  readonly part: Part;
+  readonly from: number;
+  readonly block: Block;
 }
 
 export interface BacklogOptions {
@@ -58,7 +76,10 @@ export class Backlog implements AsyncDisposable {
   #lastEnd = 0;
   /** Whether a message ends at `#discarded`, when the byte before it is gone. */
   #endsAtDiscarded = false;
-  #loaded: { part: Part; block: Block } | undefined;
+  /** What was read last of a part that is not in memory: `block` begins at byte `from` of it. */
+  #loaded: Loaded | undefined;
+  /** Parts that are stored values. */
+  #values = 0;
   #finished = false;
   #disposed = false;
   #spilling: Promise<void> | undefined;
@@ -81,8 +102,19 @@ export class Backlog implements AsyncDisposable {
     return this.#discarded;
   }
 
+  /** Bytes that wait for the reader. */
   get heldBytes(): number {
     return this.#end - this.#discarded;
+  }
+
+  /** Bytes that are kept for the reader: those that wait, without stored values. */
+  get keptBytes(): number {
+    let kept = this.heldBytes;
+    if (this.#values === 0) return kept;
+    for (const part of this.#parts) {
+      if (part.stored) kept -= part.start + part.length - Math.max(part.start, this.#discarded);
+    }
+    return kept;
   }
 
   /** Whether the guest waits for a reader: no more output comes until some is discarded. */
@@ -104,6 +136,46 @@ export class Backlog implements AsyncDisposable {
     this.#spill();
     this.#giveCredit();
     this.#notify();
+  }
+
+  /**
+   * Takes a stored value over as a message of its own; an empty one leaves no trace. Costs no credit: nothing of it is
+   * kept but its place. Resolves when it was discarded; rejects when it could not be read, was erased, with "closed" when
+   * the backlog is disposed of before, and with "too-many-calls" at once.
+   */
+  async appendValue(value: HeldValue): Promise<void> {
+    const length = value.bytes;
+    if (this.#finished || length === 0) {
+      value.release();
+      return;
+    }
+    if (this.#values >= BACKLOG_VALUES_MAX) {
+      value.release();
+      throw new BentoError(
+        "too-many-calls",
+        `Cannot send value: ${BACKLOG_VALUES_MAX} wait for the client, expected fewer`,
+      );
+    }
+    const taken = Promise.withResolvers<void>();
+    const onErased = () => taken.reject(value.signal.reason);
+    value.signal.addEventListener("abort", onErased, { once: true });
+    // What a guest left open ends here.
+    this.#markEnd();
+    const start = this.#end;
+    this.#end += length;
+    this.#lastEnd = this.#end;
+    this.#values++;
+    this.#parts.push({
+      start,
+      length,
+      block: undefined,
+      slot: undefined,
+      stored: { value, taken, onErased },
+      firstEnd: this.#end,
+      endsAtLastByte: true,
+    });
+    this.#notify();
+    await taken.promise;
   }
 
   /** No more output comes. */
@@ -143,7 +215,7 @@ export class Backlog implements AsyncDisposable {
       if (chunk) return chunk;
       const part = this.#partAt(position);
       if (part) {
-        await this.#load(part);
+        await this.#load(part, position);
         continue;
       }
       if (this.#finished) return undefined;
@@ -164,19 +236,20 @@ export class Backlog implements AsyncDisposable {
     }
     if (open && this.#endsBefore(position)) return { offset: position, bytes: new Uint8Array(), last: true };
     const part = this.#partAt(position);
-    const block = part && this.#blockOf(part);
-    if (!part || !block) return undefined;
-    const from = position - part.start;
-    const end = block.nextEnd(from, block.length);
+    const place = part && this.#placeOf(part, position);
+    if (!place) return undefined;
+    const { block, at } = place;
+    const end = block.nextEnd(at, block.length);
     const until = end === -1 ? block.length : end + 1;
-    return { offset: position, bytes: block.data.subarray(from, until), last: end !== -1 };
+    return { offset: position, bytes: block.data.subarray(at, until), last: end !== -1 };
   }
 
   /** Offset at which the message that goes on at `position` ends; undefined while that is not known. */
   async messageEnd(position: number): Promise<number | undefined> {
     const part = this.#partAt(position);
     if (!part) return undefined;
-    const block = this.#blockOf(part) ?? (await this.#load(part));
+    if (part.stored) return part.firstEnd;
+    const { block } = this.#placeOf(part, position) ?? (await this.#load(part, position));
     const inside = block.nextEnd(position - part.start, block.length);
     if (inside !== -1) return part.start + inside + 1;
     const next = this.#parts.find((other) => other.start > position && other.firstEnd !== undefined);
@@ -271,7 +344,9 @@ export class Backlog implements AsyncDisposable {
     const before = this.#partAt(position - 1);
     if (!before) return this.#endsAtDiscarded && (this.#parts[0]?.start ?? this.#end) === position;
     if (position === before.start + before.length) return before.endsAtLastByte;
-    return this.#blockOf(before)?.endsAt(position - 1 - before.start) ?? false;
+    if (before.stored) return false;
+    const place = this.#placeOf(before, position - 1);
+    return place?.block.endsAt(place.at) ?? false;
   }
 
   #partAt(position: number): Part | undefined {
@@ -288,17 +363,30 @@ export class Backlog implements AsyncDisposable {
     return undefined;
   }
 
-  #blockOf(part: Part): Block | undefined {
-    return part.block ?? (this.#loaded?.part === part ? this.#loaded.block : undefined);
+  /** Where the byte at `position` lies, if it is in memory. */
+  #placeOf(part: Part, position: number): { readonly block: Block; readonly at: number } | undefined {
+    if (part.block) return { block: part.block, at: position - part.start };
+    const loaded = this.#loaded;
+    if (loaded?.part !== part) return undefined;
+    const at = position - part.start - loaded.from;
+    return at >= 0 && at < loaded.block.length ? { block: loaded.block, at } : undefined;
   }
 
-  async #load(part: Part): Promise<Block> {
+  async #load(part: Part, position: number): Promise<Loaded> {
     const { slot } = part;
-    assert(slot, "a part that is not in memory has a slot");
-    const bytes = await this.#spool.read(this.#key, slot);
-    const block = Block.deserialize(bytes);
-    this.#loaded = { part, block };
-    return block;
+    const from = part.stored ? position - part.start : 0;
+    let block: Block;
+    if (part.stored) {
+      block = await loadValue(part.stored, from);
+      if (from + block.length === part.length) block.markEnd();
+    } else {
+      assert(slot, "a part that is not in memory has a slot");
+      block = Block.deserialize(await this.#spool.read(this.#key, slot));
+    }
+    const loaded = { part, from, block };
+    // It may have been discarded meanwhile.
+    if (this.#parts.includes(part)) this.#loaded = loaded;
+    return loaded;
   }
 
   /** Moves the oldest blocks out of memory, one after the other, never the last one. */
@@ -336,6 +424,14 @@ export class Backlog implements AsyncDisposable {
   #release(part: Part): void {
     if (part.block) this.#residentBytes -= part.block.data.length;
     if (part.slot) this.#spool.free(part.slot);
+    if (part.stored) {
+      this.#values--;
+      const { value, taken, onErased } = part.stored;
+      value.signal.removeEventListener("abort", onErased);
+      value.release();
+      if (this.#disposed) taken.reject(disposed());
+      else taken.resolve();
+    }
     if (this.#loaded?.part === part) this.#loaded = undefined;
     part.block = undefined;
     part.slot = undefined;
@@ -347,7 +443,7 @@ export class Backlog implements AsyncDisposable {
     if (this.#finished || this.#residentBytes > 2 * BACKLOG_MEMORY_BYTES) return;
     // Bytes never cost less than one each, so this keeps held + what may still come within the capacity.
     const mayCome = Limits.streamWindowBytes - this.#uncredited;
-    const more = Math.min(this.#uncredited, this.#capacity - this.heldBytes - mayCome);
+    const more = Math.min(this.#uncredited, this.#capacity - this.keptBytes - mayCome);
     if (more < Limits.streamWindowBytes / 4) return;
     this.#uncredited -= more;
     this.#onCredit(more);
@@ -362,4 +458,19 @@ export class Backlog implements AsyncDisposable {
     this.#changed?.resolve();
     this.#changed = undefined;
   }
+}
+
+async function loadValue({ value, taken }: StoredMessage, from: number): Promise<Block> {
+  try {
+    return Block.adopt(await value.read(from));
+  } catch (cause) {
+    taken.reject(cause);
+    throw new BoxError("already-ended", "Cannot read output: the stored value that it is from is gone", {
+      cause,
+    });
+  }
+}
+
+function disposed(): BentoError {
+  return new BentoError("closed", "Cannot send value: nobody can take it any more");
 }

@@ -3,7 +3,7 @@
 
 import type { LogLine } from "../../wire/api.ts";
 import type { GuestFailure, GuestStart } from "../../wire/guest-frame.ts";
-import type { HostServices } from "../host/services.ts";
+import type { HeldValue, HostServices } from "../host/services.ts";
 
 /** How a guest ended by itself. */
 export type GuestEnd =
@@ -18,6 +18,8 @@ export interface GuestRequest {
   readonly services: HostServices;
   /** Output in order, each fragment owned by the callee. */
   readonly onOutput: (bytes: Uint8Array, last: boolean) => void;
+  /** A stored value that is a whole message, in its place in the output. Resolves when the client has taken it. */
+  readonly onValue: (value: HeldValue) => Promise<void>;
   /** A line for the function's owner: it may hold anything, and goes nowhere else. */
   readonly onLog: (line: Pick<LogLine, "level" | "text">) => void;
   readonly signal: AbortSignal;

@@ -116,6 +116,7 @@ export class Instance implements AsyncDisposable {
         onOutput: (bytes, last) => {
           this.#onOutput(bytes, last);
         },
+        onValue: (value) => this.backlog.appendValue(value),
         onLog: (line) => {
           this.log.append(line);
         },

@@ -162,11 +162,11 @@ export class Instances implements AsyncDisposable {
   /** Makes room among the ended ones, first at the expense of the function that has most of them. */
   #evict(): void {
     let bytes = 0;
-    for (const instance of this.#endedOnes.keys()) bytes += instance.backlog.heldBytes;
+    for (const instance of this.#endedOnes.keys()) bytes += instance.backlog.keptBytes;
     while (this.#endedOnes.size > this.#retain.instances || bytes > this.#retain.bytes) {
       const victim = this.#victim();
       if (!victim) return;
-      bytes -= victim.backlog.heldBytes;
+      bytes -= victim.backlog.keptBytes;
       void this.free(victim);
     }
   }

@@ -85,7 +85,7 @@ export class SandboxedGuests implements GuestStarter {
   }
 
   async #start(request: GuestRequest): Promise<Guest> {
-    const { start, sourceHash, services, onOutput, onLog, signal } = request;
+    const { start, sourceHash, services, onOutput, onValue, onLog, signal } = request;
     await using undo = new AsyncDisposableStack();
     const spec = { ...sandboxSpec(start.grant), main: this.#readyMain(sourceHash) };
     const sandbox = undo.use(await this.#host.start(spec, { signal }));
@@ -97,6 +97,7 @@ export class SandboxedGuests implements GuestStarter {
       onOutput: ({ bytes, last }) => {
         onOutput(bytes, last);
       },
+      onValue,
       onLog,
     });
     undo.move();

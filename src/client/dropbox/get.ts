@@ -96,7 +96,11 @@ export class Download implements AsyncDisposable {
   async #next(progress: () => void): Promise<Uint8Array | undefined> {
     try {
       this.#chunks ??= await this.#begin();
-      if (this.#at >= this.#end) return undefined;
+      if (this.#at >= this.#end) {
+        // Nothing more is read: without this the Dropbox would not learn that the last piece has arrived.
+        this.#session?.acknowledge();
+        return undefined;
+      }
       const next = await this.#orStalled(this.#chunks.next()).catch(instanceGone);
       if (next.done) throw await this.#endedEarly();
       const { bytes } = next.value;

@@ -13,12 +13,16 @@ import { torOf } from "./tor.ts";
 
 const encoder = new TextEncoder();
 
+/** As SessionState's. */
+type InOrder = <T>(queue: () => Promise<T>) => Promise<T>;
+
 /** @param bridge gives fetch and WebSocket a way out, if they get one: needs sockets on the sandbox's loopback. */
 export function envOf(
   channel: HostChannel,
   grant: Grant,
   bridge: ((net: Net) => Bridge) | undefined,
   log: FunctionLog,
+  inOrder: InOrder,
 ): Env {
   const net = grant.net ? netOf(channel) : undefined;
   const way = net && bridge ? bridge(net) : undefined;
@@ -27,7 +31,7 @@ export function envOf(
     ...(net ? { net } : {}),
     ...(way ? { fetch: way.fetch } : {}),
     ...(grant.image === "chromium" ? { chromium: chromiumOf(way?.port) } : {}),
-    ...(grant.storage ? { storage: storageOf(channel) } : {}),
+    ...(grant.storage ? { storage: storageOf(channel, inOrder) } : {}),
     ...(grant.tor ? { tor: torOf(channel, grant.tor) } : {}),
     ...(grant.relays ? { relays: relaysOf(channel) } : {}),
     ...(grant.bento ? { bento: bentoOf(channel) } : {}),
@@ -57,7 +61,7 @@ function netOf(channel: HostChannel): Net {
   });
 }
 
-function storageOf(channel: HostChannel): Storage {
+function storageOf(channel: HostChannel, inOrder: InOrder): Storage {
   return Object.freeze({
     async put(
       key: string,
@@ -91,6 +95,12 @@ function storageOf(channel: HostChannel): Storage {
         bytes,
         text: () => new Response(stream.readable).text(),
       });
+    },
+    async send(key: string, range: { offset?: number; bytes?: number } = {}) {
+      const { offset = 0, bytes } = range;
+      const params = { key, offset, ...(bytes === undefined ? {} : { bytes }) };
+      const sent = (await inOrder(() => channel.call("storage.send", params))) as { bytes: number } | null;
+      return sent?.bytes;
     },
     async delete(key: string) {
       return (await channel.call("storage.delete", { key })) === true;

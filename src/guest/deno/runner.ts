@@ -62,7 +62,7 @@ async function start({ source, invocation, grant }: GuestStart): Promise<void> {
     if (!("args" in invocation))
       throw new TypeError("Cannot start: call expressions are for the python image");
     const bridge = bridgesSockets(grant) ? (ready?.bridge ?? bridgeSockets) : undefined;
-    const env = envOf(channel, grant, bridge, log);
+    const env = envOf(channel, grant, bridge, log, (queue) => state.inOrder(queue));
     const module = source === undefined ? (ready?.module ?? {}) : await load(source);
     const definition = module.default as { invoke?: unknown } | undefined;
     if (typeof definition?.invoke !== "function") {

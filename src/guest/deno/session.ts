@@ -29,7 +29,7 @@ export class SessionState {
   #attached = false;
   #arrived: (() => void)[] = [];
   /** The last send that had to wait; undefined when there is room. */
-  #sending: Promise<void> | undefined;
+  #sending: Promise<unknown> | undefined;
 
   constructor(channel: HostChannel) {
     this.#channel = channel;
@@ -94,21 +94,35 @@ export class SessionState {
       this.#channel.sendFragments(this.#channel.outputWindow, 0, own, { more, last });
     const sent = this.#sending ? this.#sendAfter(this.#sending, send, bytes.slice()) : send(bytes);
     if (!sent) return undefined;
-    this.#sending = sent;
-    const settle = () => {
-      if (this.#sending === sent) this.#sending = undefined;
-    };
-    void sent.then(settle, settle);
+    this.#wait(sent);
     return sent;
   }
 
+  /** Lets what is sent later wait for `queued`. */
+  #wait(queued: Promise<unknown>): void {
+    this.#sending = queued;
+    const settle = () => {
+      if (this.#sending === queued) this.#sending = undefined;
+    };
+    void queued.then(settle, settle);
+  }
+
   async #sendAfter(
-    previous: Promise<void>,
+    previous: Promise<unknown>,
     send: (bytes: Uint8Array) => Promise<void> | undefined,
     bytes: Uint8Array,
   ): Promise<void> {
     await previous;
     await send(bytes);
+  }
+
+  /** Calls `queue` when every message sent so far has been queued, and before any that is sent later. */
+  async inOrder<T>(queue: () => Promise<T>): Promise<T> {
+    if (!this.#sending) return queue();
+    // Wrapped, so that later messages wait for the call and not for its answer.
+    const called = this.#sending.then(() => ({ answer: queue() }));
+    this.#wait(called);
+    return (await called).answer;
   }
 
   /** Resolves when every message sent so far has been queued. */

@@ -453,14 +453,14 @@ class Api:
         if "net" in grant:
             self.net_connect = _net_connect(channel)
         if "storage" in grant:
-            self._add_storage(channel)
+            self._add_storage(channel, lock)
         if "bento" in grant:
             _add_bento(self, channel)
         if grant["box"]:
             self.box_facts = lambda: channel.ask("box.facts", {})
         self.remove_function = lambda: channel.ask("self.remove", {})
 
-    def _add_storage(self, channel):
+    def _add_storage(self, channel, output_lock):
         def storage_put(key, value, create=False):
             """Stores str or bytes whole. Returns the number of bytes."""
             stream = channel.call("storage.put", {"key": key, "create": bool(create)})
@@ -485,6 +485,18 @@ class Api:
             finally:
                 channel.streams.pop(stream.number, None)
 
+        def storage_send(key, offset=0, count=None):
+            """Sends the value from `offset` on, at most `count` bytes, as one message; the box does it. Returns its bytes
+            when the client has taken it, None when there is no such key."""
+            params = {"key": key, "offset": offset}
+            with output_lock:
+                stream = channel.call("storage.send", params if count is None else {**params, "bytes": count})
+            try:
+                sent = stream.answer()
+                return None if sent is None else sent["bytes"]
+            finally:
+                channel.streams.pop(stream.number, None)
+
         def storage_delete(key):
             """Whether there was such a key."""
             return channel.ask("storage.delete", {"key": key})
@@ -500,7 +512,7 @@ class Api:
                 if not page["more"] or not page["keys"]:
                     return
 
-        self.storage_put, self.storage_get = storage_put, storage_get
+        self.storage_put, self.storage_get, self.storage_send = storage_put, storage_get, storage_send
         self.storage_delete, self.storage_list = storage_delete, storage_list
 
 
