@@ -22,8 +22,7 @@ import {
 const AHEAD = 8;
 
 export async function get(session: Session, storage: Storage, self: Self, request: Json): Promise<void> {
-  const meta = await readJson<Meta>(storage, META);
-  const size = await readJson<number>(storage, SEALED);
+  const [meta, size] = await Promise.all([readJson<Meta>(storage, META), readJson<number>(storage, SEALED)]);
   if (!meta || size === undefined) throw new Refusal("empty");
   const from = optionalCount(request, "from", 0);
   if (from > size) throw new Refusal("bad-request");

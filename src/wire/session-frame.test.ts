@@ -12,6 +12,7 @@ import {
   encodeBoxFrame,
   encodeClientFrame,
   FrameSplitter,
+  outputHead,
   prefixLength,
 } from "./session-frame.ts";
 
@@ -76,6 +77,15 @@ test("session frames: what is encoded decodes to the same", () => {
   fc.assert(
     fc.property(boxFrame, (frame) => {
       assert.deepEqual(plain(decodeBoxFrame(encodeBoxFrame(frame))), plain(frame));
+    }),
+  );
+});
+
+test("outputHead: with the bytes behind it, the frame as it is otherwise", () => {
+  fc.assert(
+    fc.property(fc.maxSafeNat(), fc.uint8Array({ maxLength: 300 }), fc.boolean(), (offset, bytes, last) => {
+      const whole = prefixLength(encodeBoxFrame({ kind: "output", offset, bytes, last }));
+      assert.deepEqual(concat([outputHead(offset, bytes.length, last), bytes]), whole);
     }),
   );
 });

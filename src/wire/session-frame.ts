@@ -163,6 +163,15 @@ export function prefixLength(frame: Uint8Array): Uint8Array {
   return out;
 }
 
+/** What comes before the `bytes` bytes of an output frame on a byte stream, its length included. */
+export function outputHead(offset: number, bytes: number, last: boolean): Uint8Array {
+  const head = prefixLength(
+    tagged(last ? SESSION_TYPE.output : SESSION_TYPE.outputMore, offsetBytes(offset)),
+  );
+  view(head).setUint32(0, head.length - 4 + bytes);
+  return head;
+}
+
 /** Cuts a byte stream into length-prefixed frames. Holds at most one frame of `frameBytesMax`. */
 export class FrameSplitter {
   readonly #frameBytesMax: number;

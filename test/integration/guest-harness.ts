@@ -299,6 +299,7 @@ export function memoryStorage(quotaBytes = Number.POSITIVE_INFINITY): FunctionSt
         bytes: held.length,
         signal: new AbortController().signal,
         read: async (from) => held.subarray(from, from + 7),
+        rest() {},
         release() {},
       };
     },

@@ -26,6 +26,9 @@ export const STORAGE_LIMITS = {
   listedMax: 1000,
 } as const;
 
+/** Chunks of a held value that are read from the disk together: a quarter of the work for four times the memory. */
+const HELD_CHUNKS = 4;
+
 export type StorageLimits = Readonly<Record<keyof typeof STORAGE_LIMITS, number>>;
 
 /** What is left of a bound that several draw on. */
@@ -175,6 +178,7 @@ export class FunctionVault implements FunctionStorage {
       join(this.#dir, value.fileId),
       this.#cipherOf(value.fileId),
       value.bytes,
+      HELD_CHUNKS,
     );
     const release = () => {
       if (!reader) return;
@@ -189,6 +193,9 @@ export class FunctionVault implements FunctionStorage {
     return {
       bytes,
       signal,
+      rest: () => {
+        reader?.rest().catch(() => undefined);
+      },
       release,
       read: async (from) => {
         try {

@@ -569,7 +569,7 @@ function fuzzServices(): HostServices {
 
 function heldValue(bytes: number): HeldValue {
   const { signal } = new AbortController();
-  return { bytes, signal, read: async (from) => new Uint8Array(bytes - from), release() {} };
+  return { bytes, signal, read: async (from) => new Uint8Array(bytes - from), rest() {}, release() {} };
 }
 
 /** Takes everything, and gives the same for every key. */

@@ -109,6 +109,8 @@ export interface HeldValue {
   readonly signal: AbortSignal;
   /** Some of them, at least one, from byte `from` on. Throws BentoError "storage-erased" or "storage-damaged". */
   read(from: number): Promise<Uint8Array>;
+  /** Gives up the memory that reading takes, until the next `read`. */
+  rest(): void;
   /** Idempotent. */
   release(): void;
 }

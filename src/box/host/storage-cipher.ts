@@ -2,7 +2,7 @@
 // the file's own, so a counter is nonce enough; position and finality are authenticated, so that chunks cannot be
 // changed, swapped, dropped, repeated or taken from another or an older file. Guards the disk, which is not trusted.
 
-import { createCipheriv, createDecipheriv, hkdfSync } from "node:crypto";
+import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, type KeyObject } from "node:crypto";
 import { utf8, view } from "../../base/bytes.ts";
 
 /** Plain bytes in every chunk but the last. */
@@ -21,12 +21,15 @@ export function sealedBytes(bytes: number): number {
 }
 
 export class FileCipher {
-  readonly #key: Uint8Array;
+  /** Not its bytes: Node would prepare them anew for each chunk, which takes longer than to decrypt it. */
+  readonly #key: KeyObject;
   readonly #label: Uint8Array;
 
   /** @param fileId random, never used twice under `functionKey`: 32 hexadecimal digits */
   constructor(functionKey: Uint8Array, functionId: string, fileId: string) {
-    this.#key = new Uint8Array(hkdfSync("sha256", functionKey, fileId, "bento storage file 1", 32));
+    const key = new Uint8Array(hkdfSync("sha256", functionKey, fileId, "bento storage file 1", 32));
+    this.#key = createSecretKey(key);
+    key.fill(0);
     this.#label = utf8(`bento storage 1\n${functionId}\n${fileId}\n`);
   }
 

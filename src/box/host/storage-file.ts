@@ -74,18 +74,34 @@ export async function* readSealed(
   } while (at < bytes);
 }
 
+/** Sealed chunks from `first` on that were read together. */
+interface Ahead {
+  readonly first: number;
+  readonly chunks: readonly Uint8Array[];
+}
+
+const NOTHING: Ahead = { first: 0, chunks: [] };
+
 /** One file, read from wherever it is asked for, one read after the other. */
 export class SealedReader implements AsyncDisposable {
   readonly #cipher: FileCipher;
   readonly #bytes: number;
+  readonly #chunks: number;
+  readonly #chunksAhead: number;
   readonly #kept: KeptFile;
-  /** The last read: the next one uses the same memory. */
+  #ahead: Ahead = NOTHING;
+  /** The last use: the next one has the same file and memory. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** @param bytes plain length of the file */
-  constructor(path: string, cipher: FileCipher, bytes: number) {
+  /**
+   * @param bytes plain length of the file
+   * @param chunksAhead how many chunks are read from the disk at once: each takes its memory until `rest`
+   */
+  constructor(path: string, cipher: FileCipher, bytes: number, chunksAhead = 1) {
     this.#cipher = cipher;
     this.#bytes = bytes;
+    this.#chunks = chunkCount(bytes);
+    this.#chunksAhead = chunksAhead;
     this.#kept = new KeptFile(path);
   }
 
@@ -94,23 +110,57 @@ export class SealedReader implements AsyncDisposable {
    * "storage-damaged".
    */
   async read(offset: number): Promise<Uint8Array> {
-    const read = this.#turn.then(() => this.#read(offset));
-    this.#turn = read.catch(() => undefined);
-    return read;
+    return this.#inTurn(() => this.#read(offset));
+  }
+
+  /** Lets go of file and memory until the next read. */
+  async rest(): Promise<void> {
+    await this.#inTurn(() => {
+      this.#ahead = NOTHING;
+      return this.#kept[Symbol.asyncDispose]();
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#turn;
-    await this.#kept[Symbol.asyncDispose]();
+    await this.rest();
+  }
+
+  #inTurn<T>(task: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(task);
+    this.#turn = done.catch(() => undefined);
+    return done;
   }
 
   async #read(offset: number): Promise<Uint8Array> {
-    const chunks = chunkCount(this.#bytes);
-    const index = Math.min(chunks - 1, Math.floor(offset / CHUNK_BYTES));
-    const start = index * CHUNK_BYTES;
-    const plainBytes = Math.min(CHUNK_BYTES, this.#bytes - start);
-    const plain = await readChunk(this.#kept, this.#cipher, index, index === chunks - 1, plainBytes);
-    return plain.subarray(offset - start);
+    const index = Math.min(this.#chunks - 1, Math.floor(offset / CHUNK_BYTES));
+    try {
+      let sealed = this.#ahead.chunks[index - this.#ahead.first];
+      if (!sealed) {
+        // Its memory is the next one's.
+        this.#ahead = NOTHING;
+        this.#ahead = { first: index, chunks: await this.#readAhead(index) };
+        sealed = this.#ahead.chunks[0] as Uint8Array;
+      }
+      const plain = this.#cipher.open(index, index === this.#chunks - 1, sealed);
+      return plain.subarray(offset - index * CHUNK_BYTES);
+    } catch (cause) {
+      throw new BentoError("storage-damaged", "Cannot read value: its file was changed or lost", { cause });
+    }
+  }
+
+  async #readAhead(first: number): Promise<readonly Uint8Array[]> {
+    const end = Math.min(this.#chunks, first + this.#chunksAhead);
+    const plainBytes = Math.min(this.#bytes, end * CHUNK_BYTES) - first * CHUNK_BYTES;
+    const sealed = this.#kept.room(plainBytes + (end - first) * sealedBytes(0));
+    const isLast = end === this.#chunks;
+    await this.#kept.use(READ_FILE, { isLast }, async (file) => {
+      const position = first * sealedBytes(CHUNK_BYTES);
+      const { bytesRead } = await file.read(sealed, 0, sealed.length, position);
+      if (bytesRead !== sealed.length) throw new Error(`read ${bytesRead} bytes, expected ${sealed.length}`);
+    });
+    return Array.from({ length: end - first }, (_, at) =>
+      sealed.subarray(at * sealedBytes(CHUNK_BYTES), (at + 1) * sealedBytes(CHUNK_BYTES)),
+    );
   }
 }
 
@@ -124,7 +174,7 @@ class KeptFile implements AsyncDisposable {
     this.#path = path;
   }
 
-  /** Room for the sealed bytes of one chunk, the same each time: what is opened from it is a copy. */
+  /** Room for sealed bytes, the same each time: what is opened from it is a copy. */
   room(bytes: number): Uint8Array {
     this.#buffer ??= new Uint8Array(bytes);
     return this.#buffer.length >= bytes ? this.#buffer.subarray(0, bytes) : new Uint8Array(bytes);
@@ -152,6 +202,7 @@ class KeptFile implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const file = this.#file;
     this.#file = undefined;
+    this.#buffer = undefined;
     if (!file) return;
     filesOpen--;
     await file.close();
@@ -161,26 +212,6 @@ class KeptFile implements AsyncDisposable {
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const OLD_FILE = constants.O_WRONLY | constants.O_APPEND | constants.O_NOFOLLOW;
 const READ_FILE = constants.O_RDONLY | constants.O_NOFOLLOW;
-
-async function readChunk(
-  kept: KeptFile,
-  cipher: FileCipher,
-  index: number,
-  isFinal: boolean,
-  plainBytes: number,
-): Promise<Uint8Array> {
-  const sealed = kept.room(sealedBytes(plainBytes));
-  try {
-    await kept.use(READ_FILE, { isLast: isFinal }, async (file) => {
-      const position = index * sealedBytes(CHUNK_BYTES);
-      const { bytesRead } = await file.read(sealed, 0, sealed.length, position);
-      if (bytesRead !== sealed.length) throw new Error(`read ${bytesRead} bytes, expected ${sealed.length}`);
-    });
-    return cipher.open(index, isFinal, sealed);
-  } catch (cause) {
-    throw new BentoError("storage-damaged", "Cannot read value: its file was changed or lost", { cause });
-  }
-}
 
 async function withFile(
   path: string,

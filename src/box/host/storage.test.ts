@@ -467,7 +467,9 @@ test("FunctionStorage.hold: any range, from anywhere, by several readers at once
         const held = storage.hold("k", range) ?? assert.fail("there is one");
         const expected = value.subarray(offset, wanted === null ? undefined : offset + wanted);
         assert.equal(held.bytes, expected.length);
+        const resting = setInterval(() => held.rest(), 1);
         const [first, second] = await Promise.all([whole(held), whole(held)]);
+        clearInterval(resting);
         assert.deepEqual(first, expected);
         assert.deepEqual(second, expected);
         held.release();
@@ -545,6 +547,9 @@ test("FunctionStorage.hold: a changed file is found", async () => {
     assert.deepEqual(await whole(held), pattern(100));
     bytes[50] = (bytes[50] ?? 0) ^ 1;
     await writeFile(file, bytes);
+    held.rest();
+    await assert.rejects(held.read(0), hasCode("storage-damaged"));
+    await writeFile(file, await readFile(file).then((changed) => changed.subarray(0, 60)));
     await assert.rejects(held.read(0), hasCode("storage-damaged"));
     held.release();
   });

@@ -11,6 +11,7 @@ import {
   decodeClientFrame,
   encodeBoxFrame,
   FrameSplitter,
+  outputHead,
   prefixLength,
 } from "../../wire/session-frame.ts";
 import type { SessionTransport } from "../session/session.ts";
@@ -61,8 +62,21 @@ export class StreamTransport implements SessionTransport {
 
   send(frame: BoxFrame): Promise<void> | undefined {
     if (this.signal.aborted) return undefined;
-    if (this.#response.write(prefixLength(encodeBoxFrame(frame)))) return undefined;
-    return drained(this.#response);
+    const hasRoom = frame.kind === "output" ? this.#writeOutput(frame) : this.#write(frame);
+    return hasRoom ? undefined : drained(this.#response);
+  }
+
+  #write(frame: BoxFrame): boolean {
+    return this.#response.write(prefixLength(encodeBoxFrame(frame)));
+  }
+
+  /** As `#write`, without copying the bytes: they are most of what a box sends. */
+  #writeOutput({ offset, bytes, last }: BoxFrame & { readonly kind: "output" }): boolean {
+    const head = outputHead(offset, bytes.length, last);
+    if (bytes.length === 0) return this.#response.write(head);
+    // Node joins the two on the way to the socket.
+    this.#response.write(head);
+    return this.#response.write(bytes);
   }
 
   async receive(): Promise<ClientFrame | undefined> {

@@ -216,6 +216,7 @@ test("Backlog.read: waits for output, and stops waiting when aborted", async () 
 /** A stored value in memory, read in pieces of `piece` bytes. */
 function valueOf(bytes: Uint8Array, piece = 1000) {
   const state = {
+    rests: 0,
     reads: 0,
     released: 0,
     failure: undefined as Error | undefined,
@@ -229,6 +230,7 @@ function valueOf(bytes: Uint8Array, piece = 1000) {
       if (state.failure) throw state.failure;
       return bytes.slice(from, from + piece);
     },
+    rest: () => void state.rests++,
     release: () => void state.released++,
   };
   return { value, state };
@@ -331,6 +333,22 @@ test("Backlog.appendValue: a message that the guest left open ends before it", a
   backlog.finish();
   assert.deepEqual(await readMessages(backlog), [pattern(5), pattern(7, 1), pattern(3, 2)]);
   backlog.discard(backlog.end);
+  await backlog[Symbol.asyncDispose]();
+});
+
+test("Backlog.appendValue: one value at a time takes memory, wherever readers jump", async () => {
+  const { backlog, append } = setUp(2 ** 20);
+  const [first, second] = [valueOf(pattern(3000)), valueOf(pattern(3000, 1))];
+  for (const { value } of [first, second]) void backlog.appendValue(value).catch(() => undefined);
+  append(pattern(10));
+  assert.deepEqual((await chunkAt(backlog, 2500)).bytes, pattern(3000).subarray(2500));
+  await chunkAt(backlog, 0);
+  assert.deepEqual([first.state.rests, second.state.rests], [0, 0]);
+  assert.deepEqual((await chunkAt(backlog, 3000)).bytes, pattern(3000, 1).subarray(0, 1000));
+  assert.deepEqual([first.state.rests, second.state.rests], [1, 0]);
+  await chunkAt(backlog, 1000);
+  assert.deepEqual([first.state.rests, second.state.rests], [1, 1]);
+  assert.deepEqual((await chunkAt(backlog, 6000)).bytes, pattern(10));
   await backlog[Symbol.asyncDispose]();
 });
 

@@ -48,11 +48,10 @@ interface StoredMessage {
   readonly onErased: () => void;
 }
 
-interface Loaded {
-  readonly part: Part;
-  readonly from: number;
-  readonly block: Block;
-}
+/** What was read last of a part that is not in memory: all of a spooled block, or bytes of a value from `from` on. */
+type Loaded =
+  | { readonly part: Part; readonly block: Block }
+  | { readonly part: Part; readonly from: number; readonly bytes: Uint8Array };
 
 export interface BacklogOptions {
   /** Grant's backlogBytes. The guest channel's window is the least that can be held. */
@@ -76,7 +75,6 @@ export class Backlog implements AsyncDisposable {
   #lastEnd = 0;
   /** Whether a message ends at `#discarded`, when the byte before it is gone. */
   #endsAtDiscarded = false;
-  /** What was read last of a part that is not in memory: `block` begins at byte `from` of it. */
   #loaded: Loaded | undefined;
   /** Parts that are stored values. */
   #values = 0;
@@ -236,9 +234,14 @@ export class Backlog implements AsyncDisposable {
     }
     if (open && this.#endsBefore(position)) return { offset: position, bytes: new Uint8Array(), last: true };
     const part = this.#partAt(position);
-    const place = part && this.#placeOf(part, position);
-    if (!place) return undefined;
-    const { block, at } = place;
+    if (!part) return undefined;
+    const at = position - part.start;
+    if (part.stored) {
+      const bytes = this.#valueBytes(part, at);
+      return bytes && { offset: position, bytes, last: at + bytes.length === part.length };
+    }
+    const block = this.#blockOf(part);
+    if (!block) return undefined;
     const end = block.nextEnd(at, block.length);
     const until = end === -1 ? block.length : end + 1;
     return { offset: position, bytes: block.data.subarray(at, until), last: end !== -1 };
@@ -249,7 +252,7 @@ export class Backlog implements AsyncDisposable {
     const part = this.#partAt(position);
     if (!part) return undefined;
     if (part.stored) return part.firstEnd;
-    const { block } = this.#placeOf(part, position) ?? (await this.#load(part, position));
+    const block = this.#blockOf(part) ?? (await this.#loadBlock(part));
     const inside = block.nextEnd(position - part.start, block.length);
     if (inside !== -1) return part.start + inside + 1;
     const next = this.#parts.find((other) => other.start > position && other.firstEnd !== undefined);
@@ -344,9 +347,7 @@ export class Backlog implements AsyncDisposable {
     const before = this.#partAt(position - 1);
     if (!before) return this.#endsAtDiscarded && (this.#parts[0]?.start ?? this.#end) === position;
     if (position === before.start + before.length) return before.endsAtLastByte;
-    if (before.stored) return false;
-    const place = this.#placeOf(before, position - 1);
-    return place?.block.endsAt(place.at) ?? false;
+    return this.#blockOf(before)?.endsAt(position - 1 - before.start) ?? false;
   }
 
   #partAt(position: number): Part | undefined {
@@ -363,30 +364,39 @@ export class Backlog implements AsyncDisposable {
     return undefined;
   }
 
-  /** Where the byte at `position` lies, if it is in memory. */
-  #placeOf(part: Part, position: number): { readonly block: Block; readonly at: number } | undefined {
-    if (part.block) return { block: part.block, at: position - part.start };
+  #blockOf(part: Part): Block | undefined {
+    if (part.block) return part.block;
     const loaded = this.#loaded;
-    if (loaded?.part !== part) return undefined;
-    const at = position - part.start - loaded.from;
-    return at >= 0 && at < loaded.block.length ? { block: loaded.block, at } : undefined;
+    return loaded?.part === part && "block" in loaded ? loaded.block : undefined;
   }
 
-  async #load(part: Part, position: number): Promise<Loaded> {
-    const { slot } = part;
-    const from = part.stored ? position - part.start : 0;
-    let block: Block;
-    if (part.stored) {
-      block = await loadValue(part.stored, from);
-      if (from + block.length === part.length) block.markEnd();
-    } else {
-      assert(slot, "a part that is not in memory has a slot");
-      block = Block.deserialize(await this.#spool.read(this.#key, slot));
+  /** Bytes of a stored value from byte `at` on, if they were read. */
+  #valueBytes(part: Part, at: number): Uint8Array | undefined {
+    const loaded = this.#loaded;
+    if (loaded?.part !== part || !("bytes" in loaded) || at < loaded.from) return undefined;
+    const bytes = loaded.bytes.subarray(at - loaded.from);
+    return bytes.length > 0 ? bytes : undefined;
+  }
+
+  async #load(part: Part, position: number): Promise<void> {
+    if (!part.stored) {
+      await this.#loadBlock(part);
+      return;
     }
-    const loaded = { part, from, block };
-    // It may have been discarded meanwhile.
-    if (this.#parts.includes(part)) this.#loaded = loaded;
-    return loaded;
+    // One value at a time takes memory, wherever readers jump.
+    if (this.#loaded?.part !== part) this.#loaded?.part.stored?.value.rest();
+    const from = position - part.start;
+    const bytes = await readValue(part.stored, from);
+    if (this.#parts.includes(part)) this.#loaded = { part, from, bytes };
+  }
+
+  async #loadBlock(part: Part): Promise<Block> {
+    const { slot } = part;
+    assert(slot, "a part that is not in memory has a slot");
+    const block = Block.deserialize(await this.#spool.read(this.#key, slot));
+    this.#loaded?.part.stored?.value.rest();
+    this.#loaded = { part, block };
+    return block;
   }
 
   /** Moves the oldest blocks out of memory, one after the other, never the last one. */
@@ -460,9 +470,9 @@ export class Backlog implements AsyncDisposable {
   }
 }
 
-async function loadValue({ value, taken }: StoredMessage, from: number): Promise<Block> {
+async function readValue({ value, taken }: StoredMessage, from: number): Promise<Uint8Array> {
   try {
-    return Block.adopt(await value.read(from));
+    return await value.read(from);
   } catch (cause) {
     taken.reject(cause);
     throw new BoxError("already-ended", "Cannot read output: the stored value that it is from is gone", {
