@@ -64,12 +64,12 @@ test("get: every byte that was asked for once and in order, in messages of at mo
   ] as const) {
     const { done, sent, waiting, removals } = await begun(5 * PART - 7, { from, bytes });
     let most = 0;
-    let isOver = false;
+    const state = { isOver: false };
     void done.finally(() => {
-      isOver = true;
+      state.isOver = true;
     });
-    for (let taken = 0; !isOver; ) {
-      await turns(() => isOver || sent.length > taken);
+    for (let taken = 0; !state.isOver; ) {
+      await turns(() => state.isOver || sent.length > taken);
       // As many as it ever sends ahead.
       for (let left = 20; left > 0; left--) await new Promise((resolve) => setImmediate(resolve));
       most = Math.max(most, sent.length - taken);

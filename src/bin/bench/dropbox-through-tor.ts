@@ -18,7 +18,7 @@ import { startTorNetwork } from "./support/tor-network.ts";
 const MIB = 2 ** 20;
 const BYTES = 8 * MIB;
 const LATENCY_MS = 5;
-const SAMPLES = 8;
+const SAMPLES = 16;
 const WARM_UP = 1;
 /** A stalled transfer fails rather than hangs. */
 const TRANSFER_MS = 120_000;
