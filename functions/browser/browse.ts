@@ -1,6 +1,7 @@
 // Browser apart from where it runs: the sandbox gives it the box's `fetch` and the session, tests give it their own.
 // `browse` answers one request from the arguments, `serve` those that come as messages until the client ends its input.
 
+import { Changes } from "../../src/base/changes.ts";
 import {
   BrowseLimits,
   type BrowseRequest,
@@ -94,7 +95,7 @@ class RequestQueue {
   #waiting: Waiting[] = [];
   #current: Waiting | undefined;
   #isEnded = false;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   async fill(messages: AsyncIterable<Uint8Array>): Promise<void> {
     try {
@@ -102,19 +103,19 @@ class RequestQueue {
         const request = parse(message);
         if ("stop" in request && request.stop) this.#stopEarlier();
         this.#waiting.push({ request, stop: new AbortController() });
-        this.#notify();
-        while (this.#waiting.length >= BrowseLimits.requestsWaitingMax) await this.#changed.promise;
+        this.#changes.notify();
+        while (this.#waiting.length >= BrowseLimits.requestsWaitingMax) await this.#changes.next;
       }
     } finally {
       this.#isEnded = true;
-      this.#notify();
+      this.#changes.notify();
     }
   }
 
   async next(): Promise<Waiting | undefined> {
-    while (this.#waiting.length === 0 && !this.#isEnded) await this.#changed.promise;
+    while (this.#waiting.length === 0 && !this.#isEnded) await this.#changes.next;
     this.#current = this.#waiting.shift();
-    this.#notify();
+    this.#changes.notify();
     return this.#current;
   }
 
@@ -126,12 +127,6 @@ class RequestQueue {
     for (const one of [this.#current, ...this.#waiting]) {
       one?.stop.abort(new FetchFailure("stopped", "the client asked for another page"));
     }
-  }
-
-  #notify(): void {
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
   }
 }
 

@@ -4,10 +4,9 @@ import { utf8 } from "../../src/base/bytes.ts";
 import { TestClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import type { Session } from "../../src/guest/function.ts";
-import { random } from "../../src/onion/crypto/primitives.ts";
-import type { RendezvousMaterial } from "../../src/onion/service/handover.ts";
 import type { LoadBalancerEvent, ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes } from "../../test/support/in-process-boxes.ts";
+import { MATERIAL } from "../../test/support/rendezvous-material.ts";
 import {
   decodeCommand,
   encodeMessage,
@@ -17,7 +16,7 @@ import {
   type ReplicaStart,
 } from "../replica/protocol.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
-import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
+import { LOST_MS, NO_LOAD, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
 import {
   GONE_MS,
   LOW_HOLD_MS,
@@ -29,19 +28,6 @@ import {
 } from "./replica-set.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
-const MATERIAL: RendezvousMaterial = {
-  rendezvousPoint: {
-    host: "10.0.0.1",
-    port: 9001,
-    identity: { rsa: random(20), ed25519: random(32) },
-    ntorKey: random(32),
-  },
-  cookie: random(20),
-  handshake: random(64),
-  keySeed: random(32),
-  usesCongestionControl: false,
-};
-
 /** A replica that does what a test says. */
 class FakeReplica {
   readonly box: string;
@@ -49,16 +35,7 @@ class FakeReplica {
   readonly commands: ReplicaCommand[] = [];
   readonly returned = Promise.withResolvers<void>();
   isReporting = true;
-  load: ReplicaLoad = {
-    connections: 0,
-    bytesPerSecond: 0,
-    bytesTotal: 0,
-    cpuPercent: 0,
-    met: 0,
-    failed: 0,
-    answered: 0,
-    clients: [],
-  };
+  load = NO_LOAD;
 
   constructor(box: string, session: Session) {
     this.box = box;

@@ -42,6 +42,7 @@ function addLocal(program: Command, act: Act): void {
     .description("all checks and tests; ends with a line `N passed, N failed`")
     .argument("[filter...]", "only files whose path contains one of these")
     .option("--no-checks", "leave out format, lint, types and import rules")
+    .option("--times", "name the slowest files")
     .option("--verbose", "name every test")
     .action((filters: string[], options) =>
       act(async (cli) => (await import("./commands/test.ts")).test(cli, filters, options)),

@@ -11,9 +11,10 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { type Invocation, logPageSchema, PATHS } from "../../src/wire/api.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 24_000, count: 100 };
+const UIDS = ownUids(100);
 const FLAT_RSS_BYTES = 400 * 2 ** 20;
 
 let dataDir: string;

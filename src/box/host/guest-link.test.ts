@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { duplexPair, PassThrough } from "node:stream";
 import { describe, test } from "node:test";
 import * as fc from "fast-check";
+import { LEAST_GRANT } from "../../../test/support/least-grant.ts";
 import { TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { silentLog } from "../../base/log.ts";
@@ -21,26 +22,7 @@ import { Limits } from "../../wire/limits.ts";
 import { GuestLink, type OutputFragment } from "./guest-link.ts";
 import type { HostServices } from "./services.ts";
 
-const START: GuestStart = {
-  name: "test",
-  source: "",
-  invocation: { args: [] },
-  grant: {
-    image: "deno",
-    syscalls: [],
-    box: [],
-    limits: {
-      memoryBytes: 1,
-      cpuPercent: 1,
-      pids: 1,
-      tmpBytes: 1,
-      instances: 1,
-      lifetimeMs: 1,
-      runtimeMs: 1,
-      backlogBytes: 1,
-    },
-  },
-};
+const START: GuestStart = { name: "test", source: "", invocation: { args: [] }, grant: LEAST_GRANT };
 
 /** A guest in the hands of the test, started unless asked otherwise. */
 async function setUp(options: { services?: HostServices; started?: boolean; stdin?: PassThrough } = {}) {
