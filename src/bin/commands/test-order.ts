@@ -9,11 +9,31 @@ const CORES_MAX = 8;
  * Files that keep both cores of such a machine busy, or watch the time: each takes the room of two. Beside one of them runs
  * one other file.
  */
-const HEAVY: ReadonlySet<string> = new Set(["test/integration/browser-trace.test.ts"]);
+const HEAVY: ReadonlySet<string> = new Set([
+  "test/escape/box-limits.test.ts",
+  "test/escape/chromium.test.ts",
+  "test/integration/browser-rendered.test.ts",
+  "test/integration/browser-shape.test.ts",
+  "test/integration/browser-trace.test.ts",
+  "test/integration/cover.test.ts",
+]);
 
 /** What takes long: seconds, about, on an idle machine. It starts first, so that nothing long is left for the end. */
 const SECONDS: Readonly<Record<string, number>> = {
+  "test/docs/quick-start.test.ts": 85,
   "test/integration/dropbox-failures.test.ts": 80,
+  "test/integration/shard-failures.test.ts": 75,
+  "test/integration/browser-trace.test.ts": 65,
+  "test/integration/cli-fn.test.ts": 50,
+  "test/integration/cli-network.test.ts": 45,
+  "test/integration/lb-commands.test.ts": 45,
+  "test/integration/load-balancer.test.ts": 45,
+  "test/integration/load-balancer-boxes.test.ts": 40,
+  "test/integration/function-relays.test.ts": 35,
+  "test/integration/later.test.ts": 35,
+  "test/integration/onion.test.ts": 35,
+  "test/integration/function-tor.test.ts": 30,
+  "test/integration/testnet.test.ts": 30,
 };
 
 /** Room for files on a machine with so many cores. */

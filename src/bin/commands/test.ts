@@ -158,24 +158,13 @@ async function testFiles(patterns: readonly string[], filters: readonly string[]
   return files.sort();
 }
 
+/** All at once: none of them keeps every core busy all the time. */
 async function runChecks(cli: Cli, tally: Tally): Promise<void> {
-  for (const { name, command } of CHECKS) {
-    cli.signal.throwIfAborted();
-    using _progress = new Progress(cli.io, `Checking ${name}`);
-    const [program = "", ...args] = command;
-    const output = await new Promise<string | undefined>((resolve) => {
-      execFile(
-        program,
-        args,
-        {
-          cwd: ROOT,
-          maxBuffer: CHECK_OUTPUT_BYTES_MAX,
-          signal: cli.signal,
-          env: { ...process.env, NO_COLOR: "1", DENO_DIR, DENO_NO_UPDATE_CHECK: "1" },
-        },
-        (error, stdout, stderr) => resolve(error ? `${stdout}${stderr}` || error.message : undefined),
-      );
-    });
+  using _progress = new Progress(cli.io, "Checking format, types, lint and import rules");
+  const outputs = await Promise.all(CHECKS.map(({ command }) => outputOfFailed(command, cli.signal)));
+  cli.signal.throwIfAborted();
+  for (const [at, { name, command }] of CHECKS.entries()) {
+    const output = outputs[at];
     cli.io.event({ event: "check", name, passed: output === undefined });
     if (output === undefined) tally.passed++;
     else
@@ -186,6 +175,20 @@ async function runChecks(cli: Cli, tally: Tally): Promise<void> {
         text: lastLines(stripVTControlCharacters(output), 60),
       });
   }
+}
+
+/** What a command said that did not succeed; undefined when it did. */
+async function outputOfFailed(command: readonly string[], signal: AbortSignal): Promise<string | undefined> {
+  const [program = "", ...args] = command;
+  const env = { ...process.env, NO_COLOR: "1", DENO_DIR, DENO_NO_UPDATE_CHECK: "1" };
+  return await new Promise((resolve) => {
+    execFile(
+      program,
+      args,
+      { cwd: ROOT, maxBuffer: CHECK_OUTPUT_BYTES_MAX, signal, env },
+      (error, stdout, stderr) => resolve(error ? `${stdout}${stderr}` || error.message : undefined),
+    );
+  });
 }
 
 async function runFiles(cli: Cli, files: readonly string[], how: How, tally: Tally): Promise<void> {
