@@ -1,7 +1,7 @@
 // Which test files run side by side, and in which order. A machine of two cores carries three at a time, since most of
 // them wait: for networks, for timeouts, for each other's processes. Pure but for what `sideBySide` is given to run.
 
-/** Files at a time, for each core that the machine has more than one. */
+/** Files side by side beyond one for each core. */
 const EXTRA_FILES = 1;
 const CORES_MAX = 8;
 
@@ -13,6 +13,7 @@ const HEAVY: ReadonlySet<string> = new Set([
   "test/escape/box-limits.test.ts",
   "test/escape/chromium.test.ts",
   "test/integration/browser-rendered.test.ts",
+  "test/integration/browser-rendering.test.ts",
   "test/integration/browser-shape.test.ts",
   "test/integration/browser-trace.test.ts",
   "test/integration/cover.test.ts",
@@ -34,6 +35,14 @@ const SECONDS: Readonly<Record<string, number>> = {
   "test/integration/onion.test.ts": 35,
   "test/integration/function-tor.test.ts": 30,
   "test/integration/testnet.test.ts": 30,
+  "test/integration/cli-commands.test.ts": 30,
+  "test/integration/cover.test.ts": 30,
+  "test/integration/shard.test.ts": 30,
+  "test/integration/tor.test.ts": 25,
+  "test/integration/bento-network.test.ts": 20,
+  "test/integration/box-kill.test.ts": 20,
+  "test/integration/dropbox.test.ts": 20,
+  "test/integration/poster.test.ts": 20,
 };
 
 /** Room for files on a machine with so many cores. */
