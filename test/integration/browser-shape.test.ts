@@ -231,7 +231,9 @@ suite("browser: shape", { concurrency: 4, timeout: 120_000 }, () => {
       if (name === "stuck") await assert.rejects(done, /does not stop/);
       else await done;
       const bytes = bytesOf({ messages, tookMs: 0 });
-      assert.equal(bytes, name === "throws" ? SIZES[0] : SIZES[1], name);
+      // Engines that heed the deadline end where the cells are by then, which a busy machine decides.
+      const sizes = { throws: SIZES.slice(0, 1), stuck: SIZES.slice(1, 2) }[name] ?? SIZES.slice(0, 2);
+      assert.ok(sizes.includes(bytes), `${name}: ${bytes} bytes`);
     }
   });
 
