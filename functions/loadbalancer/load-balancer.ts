@@ -3,7 +3,7 @@
 // Boundary: relays, clients, boxes of replicas, the owner's messages. What has to outlive this instance is in `StateKeeper`.
 
 import { Buffer } from "node:buffer";
-import type { Bento, Json, Package, Storage } from "bento/function";
+import type { Bento, Package, Storage } from "bento/function";
 import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
@@ -21,17 +21,23 @@ import {
   type LoadBalancerReport,
   type OwnerMessage,
   type ScaleSettings,
+  type StandbyPlace,
 } from "../../src/wire/loadbalancer.ts";
 import type { ReplicaStart } from "../replica/protocol.ts";
 import type { TorNode } from "../replica/tor-node.ts";
+import { hasSuccessor, isFencedOff } from "./fencing.ts";
 import { Introductions } from "./introductions.ts";
 import type { Outbox } from "./outbox.ts";
 import { keptPoint, knownPoints, nameOf } from "./points.ts";
 import { Renewal } from "./renewal.ts";
 import { ReplicaSet } from "./replica-set.ts";
+import { Reports } from "./report.ts";
 import type { Seen } from "./seen.ts";
-import { hasTakenOver, StandbyLink } from "./standby-link.ts";
+import { packageBytes, standbyInput } from "./standby-input.ts";
+import { StandbyKeeper } from "./standby-keeper.ts";
+import { askStandby } from "./standby-link.ts";
 import { KEYS, type KeptState, type StateKeeper } from "./state.ts";
+import { standbyBoxes } from "./takeover.ts";
 
 export interface LoadBalancerParts {
   readonly bento: Bento;
@@ -64,11 +70,10 @@ const POINTS_DEFAULT = 3;
 const CLAIMS_MS = 10_000;
 /** And so long for the standby. */
 const STANDBY_MS = 10_000;
+/** One that goes on where another one ended does not wait longer than this for the standby's word. */
+const ASK_MS = 3000;
 /** A descriptor has no room for more (rend-spec-v3 2.5.2.2). */
 const POINTS_MAX = LoadBalancerLimits.introductionPointsMax;
-/** A point that was lost while the standby is not heard of is replaced after this long, where others are left: milliseconds. */
-const UNHEARD_MS = 60_000;
-
 export class LoadBalancer implements AsyncDisposable {
   readonly #parts: LoadBalancerParts;
   readonly #keeper: StateKeeper;
@@ -78,11 +83,11 @@ export class LoadBalancer implements AsyncDisposable {
   readonly #counts = new Map<string, number>();
   readonly #stops: (() => void)[] = [];
   readonly #renewal: Renewal;
-  #standby: StandbyLink | undefined;
+  #standby: StandbyKeeper | undefined;
   #service: OnionService | undefined;
-  #watch: { readonly everyMs: number; readonly id?: number } | undefined;
-  #stopWatch: () => void = () => undefined;
+  readonly #reports: Reports;
   #isOver = false;
+  #dismissesStandby = false;
   /** Points claimed, and those that an earlier instance or the primary had. */
   #claimed = 0;
   #hadPoints = 0;
@@ -117,6 +122,13 @@ export class LoadBalancer implements AsyncDisposable {
       onChange: async (kept) => keeper.change(kept),
       ...(uniform ? { uniform } : {}),
     });
+    this.#reports = new Reports({
+      clock,
+      outbox,
+      isAttached: parts.isAttached,
+      state: () => this.#state(),
+      setTellsClients: (tells) => this.#replicas.setTellsClients(tells),
+    });
     this.#renewal = new Renewal({
       bento,
       storage,
@@ -150,7 +162,7 @@ export class LoadBalancer implements AsyncDisposable {
     if (
       !isRenewal &&
       state.standby &&
-      (await hasTakenOver(this.#parts.bento, state.standby, clock)) === true
+      (await askStandby(this.#parts.bento, state.standby, clock, ASK_MS)) === "took-over"
     ) {
       this.#fence();
       return;
@@ -207,11 +219,11 @@ export class LoadBalancer implements AsyncDisposable {
     const attaching = replicas ?? attach();
     attaching.catch(() => undefined);
     if (isRenewal) await this.#takeCharge(signal);
+    // Before replicas are attached to: the box of one of them may be dead, and take long to say nothing.
+    else this.#beginStandby();
     await attaching;
-    if (!isRenewal) this.#beginStandby();
     this.#sayStarted();
-    this.#stopWatch();
-    this.#report();
+    this.#reports.now();
   }
 
   /** Resolves when all points of the one before us are ours, or do not come. */
@@ -244,10 +256,7 @@ export class LoadBalancer implements AsyncDisposable {
   /** What an owner says. */
   async obey(message: OwnerMessage): Promise<void> {
     if ("watch" in message) {
-      this.#watch = message.watch;
-      this.#replicas.setTellsClients(message.watch.everyMs > 0);
-      this.#stopWatch();
-      this.#report();
+      this.#reports.watch(message.watch);
       return;
     }
     // Whoever says it to one that leaves says it again to the one that comes.
@@ -268,11 +277,12 @@ export class LoadBalancer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     this.#renewal.leave();
-    this.#stopWatch();
+    this.#reports.leave();
     for (const stop of this.#stops.splice(0)) stop();
     this.#service?.[Symbol.dispose]();
     this.#parts.node[Symbol.dispose]();
-    await Promise.all([this.#replicas.leave(), this.#standby?.leave(), this.#parts.seen.flush()]);
+    const standby = this.#dismissesStandby ? this.#standby?.dismiss() : this.#standby?.leave();
+    await Promise.all([this.#replicas.leave(), standby, this.#parts.seen.flush()]);
   }
 
   #tick(): void {
@@ -314,76 +324,63 @@ export class LoadBalancer implements AsyncDisposable {
   }
 
   #beginStandby(): void {
-    const { start, standby: place } = this.#keeper.state;
-    const { standbyPackage, bento, clock, log, outbox, storage, seen } = this.#parts;
-    if (!start.standby || !standbyPackage || this.#isOver) return;
-    this.#standby = new StandbyLink({
-      box: start.standby.box,
-      place,
+    const { start, standbyHomes = [] } = this.#keeper.state;
+    const { standbyPackage, replicaPackage, bento, clock, log, outbox, storage, seen } = this.#parts;
+    const boxes = standbyBoxes(this.#keeper.state);
+    if (boxes.length === 0 || this.#isOver) return;
+    if (!standbyPackage && !standbyHomes.some(({ box }) => boxes.includes(box))) return;
+    this.#standby = new StandbyKeeper({
+      boxes,
       pack: standbyPackage,
       state: () => this.#keeper.state,
-      input: () => standbyInput(storage, this.#parts.replicaPackage, start.serve.kind === "files"),
-      replicaBytes: packageBytes(this.#parts.replicaPackage).length,
+      input: () => standbyInput(storage, replicaPackage, start.serve.kind === "files"),
+      replicaBytes: packageBytes(replicaPackage).length,
       seen,
       bento,
       clock,
       log,
       onEvent: (event) => outbox.event(event),
-      onPlace: async (standby) => {
-        await this.#keeper.change({ standby });
-        if (standby) outbox.say({ standby });
-      },
+      onPlace: async (standby) => this.#standbyPlaced(standby),
+      onHomes: async (homes) => this.#keeper.change({ standbyHomes: homes }),
+      onReserve: ({ box, invocationToken, shutdownToken, expiresAt }) =>
+        outbox.say({
+          reserve: { box, invocationToken, shutdownToken, ...(expiresAt ? { expiresAt } : {}) },
+        }),
       onTookOver: () => this.#fence(),
+      settled: async () => this.#renewal.settled(),
     });
     this.#keeper.onChange = () => this.#standby?.stateChanged();
   }
 
+  async #standbyPlaced(standby: StandbyPlace | null): Promise<void> {
+    const { standbysPlaced = 0 } = this.#keeper.state;
+    await this.#keeper.change({ standby, standbysPlaced: standbysPlaced + (standby ? 1 : 0) });
+    if (standby) this.#parts.outbox.say({ standby });
+  }
+
   /** Whether a lost point is replaced: not when somebody else has the service now. */
   async #pointLost(point: IntroductionPoint, { isByRelay, reason }: PointLoss): Promise<PointLostAnswer> {
-    const { outbox, log } = this.#parts;
+    const { outbox, log, storage, clock } = this.#parts;
     this.#counts.delete(nameOf(point));
     await this.#renewal.settled();
     if (this.#isOver) return "leave";
     outbox.event({ kind: "point-lost", relay: point.relay.fingerprint });
     log.info("introduction point lost", { reason: reason.message });
     if (!isByRelay) return "replace";
-    if (await this.#hasSuccessor()) return this.#fence();
-    return this.#standby && (await this.#isFenced(this.#standby)) ? this.#fence() : "replace";
+    // That one takes the standby as well.
+    if (await hasSuccessor(storage, this.#keeper.state.epoch)) return this.#fence({ leavesStandby: true });
+    const standby = this.#standby;
+    if (!standby) return "replace";
+    const isEvident = () => this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
+    const facts = { clock, standby, isEvident, isOver: () => this.#isOver };
+    return (await isFencedOff(facts)) ? this.#fence() : "replace";
   }
 
-  /**
-   * Whether the standby has the point: it does not say that it waits, and somebody has attached to a replica, or all points
-   * are gone. No relay and no box of a replica can bring that about alone. Until then the other points stay as they
-   * are: relays may take long to end the circuits of points that somebody else has claimed.
-   */
-  async #isFenced(standby: StandbyLink): Promise<boolean> {
-    const { clock } = this.#parts;
-    const lostMs = clock.now();
-    for (let sinceMs = 0; sinceMs < UNHEARD_MS; sinceMs = clock.now() - lostMs) {
-      await clock.sleep(TICK_MS);
-      if (this.#isOver) return true;
-      if (standby.heardMs > lostMs) return false;
-      const isEvident = this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
-      if (isEvident && sinceMs >= standby.silentMs) return true;
-    }
-    return false;
-  }
-
-  /** Whether a later instance of this function runs, which shares the storage. */
-  async #hasSuccessor(): Promise<boolean> {
-    try {
-      const kept = await this.#parts.storage.get(KEYS.state);
-      return (
-        kept !== undefined && (JSON.parse(await kept.text()) as KeptState).epoch > this.#keeper.state.epoch
-      );
-    } catch {
-      return false;
-    }
-  }
-
-  #fence(): "leave" {
+  /** Somebody else has the service, and the standby is not ours any more: it must not take it from them. */
+  #fence({ leavesStandby = false }: { readonly leavesStandby?: boolean } = {}): "leave" {
     if (!this.#isOver) {
       this.#parts.outbox.event({ kind: "fenced-off" });
+      this.#dismissesStandby = !leavesStandby;
       this.#leave();
     }
     return "leave";
@@ -398,34 +395,19 @@ export class LoadBalancer implements AsyncDisposable {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#service?.[Symbol.dispose]();
-    await this.#standby?.end();
-    this.#parts.outbox.say({ stopped: await this.#replicas.end() });
+    const [ended] = await Promise.all([this.#replicas.end(), this.#standby?.end()]);
+    this.#parts.outbox.say({ stopped: ended });
     this.#ended.resolve("stopped");
   }
 
-  #report(): void {
-    const watch = this.#watch;
-    // Before it has begun there is nothing to tell; `begin` comes back to it.
-    if (!watch || this.#isOver || !this.#service) return;
-    const { isAttached, outbox, clock } = this.#parts;
-    if (isAttached()) {
-      outbox.report({ ...(watch.id === undefined ? {} : { id: watch.id }), ...this.#state() });
-    } else if (watch.everyMs > 0) {
-      // Nobody reads: details would cost the grant's bytes for nothing. Whoever comes next asks again.
-      this.#watch = undefined;
-      this.#replicas.setTellsClients(false);
-      return;
-    }
-    if (watch.everyMs > 0) this.#stopWatch = clock.after(watch.everyMs, () => this.#report());
-  }
-
-  #state(): LoadBalancerReport {
+  /** undefined: it has not begun, or is over. */
+  #state(): LoadBalancerReport | undefined {
+    if (this.#isOver || !this.#service) return undefined;
     const { total, perSecond, waiting, dropped, refused } = this.#introductions;
-    const points = this.#service?.introductionPoints ?? [];
-    const { start } = this.#keeper.state;
+    const points = this.#service.introductionPoints;
     return {
       nowMs: this.#parts.clock.now(),
-      address: this.#service?.address ?? "",
+      address: this.#service.address,
       role: "primary",
       introductionPoints: points.map((point) => ({
         relay: point.relay.fingerprint,
@@ -434,8 +416,7 @@ export class LoadBalancer implements AsyncDisposable {
       introductions: { total, perSecond, waiting, dropped, refused },
       scale: this.#replicas.scale,
       replicas: this.#replicas.reports,
-      standby:
-        start.standby && this.#standby ? { box: start.standby.box, isReady: this.#standby.isWaiting } : null,
+      standby: this.#standby ? { box: this.#standby.box, isReady: this.#standby.isWaiting } : null,
     };
   }
 }
@@ -449,19 +430,3 @@ function replicaStart({ start, siteDigest, epoch }: KeptState): ReplicaStart {
     serve: serve.kind === "files" ? { kind: "files", siteBytes: serve.siteBytes, siteDigest } : serve,
   };
 }
-
-export function packageBytes(pack: Package): Uint8Array {
-  return Uint8Array.from(Buffer.from(JSON.stringify(pack as unknown as Json)));
-}
-
-/** What a standby is sent first: the replica's package and the site. */
-async function* standbyInput(storage: Storage, pack: Package, hasSite: boolean): AsyncGenerator<Uint8Array> {
-  const bytes = packageBytes(pack);
-  for (let at = 0; at < bytes.length; at += INPUT_BYTES) yield bytes.subarray(at, at + INPUT_BYTES);
-  if (!hasSite) return;
-  const site = await storage.get(KEYS.site);
-  if (!site) throw new Error("Cannot copy site: it is not in the storage");
-  yield* site.readable;
-}
-
-const INPUT_BYTES = 256 * 1024;

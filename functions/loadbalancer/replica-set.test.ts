@@ -16,17 +16,13 @@ import {
   type ReplicaMessage,
   type ReplicaStart,
 } from "../replica/protocol.ts";
+import { REFUSED_MS } from "./box-backoff.ts";
+import { GONE_MS } from "./carried.ts";
+import { END_MS } from "./in-time.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
 import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
-import {
-  GONE_MS,
-  LOW_HOLD_MS,
-  REFUSED_MS,
-  RENEW_BEFORE_MS,
-  ReplicaSet,
-  RUNTIME_MS_MIN,
-  START_MS,
-} from "./replica-set.ts";
+import { LOW_HOLD_MS, RENEW_BEFORE_MS, ReplicaSet, START_MS } from "./replica-set.ts";
+import { RUNTIME_MS_MIN } from "./runtime-of.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 const MATERIAL: RendezvousMaterial = {
@@ -569,4 +565,24 @@ test("the next instance knows how long replicas may run", async () => {
     world.kept.homes.map(() => DAY_MS),
   );
   assert.ok(world.kept.homes.length > 0);
+});
+
+test("the end: all boxes are told at once, and one that does not answer is left after 15 s", async () => {
+  const world = new World({ replicasMin: 3, replicasMax: 3 });
+  await world.pass(2000);
+  assert.equal(world.set.serving, 3);
+  const shutdown = world.boxes.shutdown.bind(world.boxes);
+  const told: string[] = [];
+  world.boxes.shutdown = async (box, token) => {
+    told.push(box);
+    return box === "a" ? new Promise<never>(() => undefined) : shutdown(box, token);
+  };
+  const ending = world.set.end();
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(told.toSorted(), ["a", "b", "c"]);
+  await world.clock.advance(END_MS - 1);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await Promise.race([ending, Promise.resolve("waits")]), "waits");
+  await world.clock.advance(1);
+  assert.deepEqual(await ending, { replicasEnded: 3, left: ["a"] });
 });

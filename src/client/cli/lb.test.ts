@@ -9,7 +9,13 @@ import { afterEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fakeBalancer } from "../../../test/support/fake-balancer/balancer.ts";
 import type { Outcome } from "../../wire/api.ts";
-import type { LoadBalancerStart, SiteIndex, StandbyPlace } from "../../wire/loadbalancer.ts";
+import {
+  LoadBalancerLimits,
+  type LoadBalancerStart,
+  type SiteIndex,
+  type StandbyPlace,
+  type StandbyReserve,
+} from "../../wire/loadbalancer.ts";
 import {
   newInstanceId,
   newInvocationToken,
@@ -23,7 +29,7 @@ import { RelayDialers } from "../relay-dial.ts";
 import { TEST_POLICY, TestBox, type TestCall, type TestScript } from "../test-box.ts";
 import type { Cli } from "./cli.ts";
 import { Io } from "./io.ts";
-import { type LbStartOptions, lbStart } from "./lb.ts";
+import { type LbStartOptions, lbStart, saveStandby } from "./lb.ts";
 import { lbResume } from "./lb-resume.ts";
 import { lbStatus } from "./lb-status.ts";
 import { lbScale, lbStop } from "./lb-stop.ts";
@@ -95,7 +101,11 @@ function startOf({ start: { invocation } }: TestCall): LoadBalancerStart {
 
 /** A box whose every function is the fake load balancer. */
 async function balancerBox(
-  options: { standby?: () => StandbyPlace; script?: TestScript } = {},
+  options: {
+    standby?: () => StandbyPlace;
+    reserves?: () => readonly StandbyReserve[];
+    script?: TestScript;
+  } = {},
 ): Promise<FakeBox> {
   const read: FakeBox["read"] = [];
   const crashed = Promise.withResolvers<void>();
@@ -106,6 +116,7 @@ async function balancerBox(
       send: (text) => call.output(Buffer.from(text)),
       onStart: (one) => void read.push(one),
       ...(options.standby ? { standby: options.standby() } : {}),
+      ...(options.reserves ? { reserves: options.reserves() } : {}),
     });
     const how = await Promise.race([running, crashed.promise.then(() => "crashed")]);
     if (how === "crashed") return { kind: "failed", name: "Error", message: "boom", traceback: "" };
@@ -193,7 +204,7 @@ test("lb start: what is wrong is said before anything is asked of a box", async 
     { key: path.join(ran.dir, "none") },
     { name: "../x" },
     { boxes: ["self"], region: ["DE"] },
-    { standby: fake.box.address },
+    { standby: [fake.box.address] },
   ] as Partial<LbStartOptions>[])
     await assert.rejects(lbStart(ran.cli, startOptions(ran, fake.box, bad)), usage, JSON.stringify(bad));
   assert.deepEqual(fake.box.installed, []);
@@ -552,7 +563,7 @@ async function withStandby() {
   const session = await client.run({ package: pack }, { args });
   const { invocationToken, shutdownToken } = session.stored ?? assert.fail();
   placed.push({ box: second.box.address, instance: session.instance, invocationToken, shutdownToken });
-  const options = { standby: second.box.address, key: key.file };
+  const options = { standby: [second.box.address], key: key.file };
   assert.equal(await lbStart(ran.cli, startOptions(ran, first.box, options)), 0);
   return { ran, first, second, session };
 }
@@ -569,7 +580,7 @@ test("standby: when the load balancer has crashed, status and stop go to it", as
   const { ran, first, second, session } = await withStandby();
   const { start, packages } = first.read[0] ?? assert.fail();
   assert.deepEqual(packages, ["hello", "fake-balancer"]);
-  assert.deepEqual(start.standby, { box: second.box.address });
+  assert.deepEqual(start.standby, { box: second.box.address, own: first.box.address });
   await session.detach();
   const before = await newCli({ json: true, dir: ran.dir });
   assert.equal(await lbStatus(before.cli, "web", STATUS), 0);
@@ -618,9 +629,46 @@ test("standby: a place at another box than the one asked for is not believed", a
   };
   const first = await balancerBox({ standby: () => place });
   const ran = await newCli();
-  const options = startOptions(ran, first.box, { standby: wanted.box.address });
+  const options = startOptions(ran, first.box, { standby: [wanted.box.address] });
   await assert.rejects(lbStart(ran.cli, options), { code: "integrity" });
   assert.deepEqual(first.box.installed, []);
+});
+
+const tokens = () => ({ invocationToken: newInvocationToken(), shutdownToken: newShutdownToken() });
+
+test("standby: boxes where it may be are named in order, saved as they are prepared, and found from then on", async () => {
+  const [one, two] = [await balancerBox(), await balancerBox()];
+  const place = { box: one.box.address, instance: newInstanceId(), ...tokens(), expiresAt: 1e12 };
+  const reserve = { box: two.box.address, ...tokens() };
+  const first = await balancerBox({ standby: () => place, reserves: () => [reserve] });
+  const ran = await newCli({ json: true });
+  const standby = [one.box.address, two.box.address];
+  assert.equal(await lbStart(ran.cli, startOptions(ran, first.box, { standby })), 0);
+  assert.deepEqual(first.read[0]?.start.standby, {
+    box: one.box.address,
+    others: [two.box.address],
+    own: first.box.address,
+  });
+  const said = lastJson(ran);
+  assert.deepEqual(said["standby"], { box: one.box.address, isReady: true });
+  assert.deepEqual(said["reserves"], { boxes: [two.box.address], ready: 1 });
+  const entry = (await ran.cli.context.read()).balancers["web"] ?? assert.fail();
+  assert.equal(entry.own, first.box.address);
+  const { instance, invocationToken, shutdownToken, expiresAt } = entry.standby ?? assert.fail();
+  assert.deepEqual({ box: place.box, instance, invocationToken, shutdownToken, expiresAt }, place);
+  assert.equal(entry.reserves?.[0]?.invocationToken, reserve.invocationToken);
+  assert.equal(entry.reserves?.[0]?.instance, undefined);
+  // Later one is placed at the reserve's box, or where the load balancer itself was; but nowhere else.
+  await saveStandby(ran.cli, "web", { ...place, box: two.box.address });
+  await saveStandby(ran.cli, "web", { ...place, box: first.box.address });
+  const after = (await ran.cli.context.read()).balancers["web"];
+  assert.equal(after?.reserves?.[0]?.instance, place.instance);
+  const elsewhere = saveStandby(ran.cli, "web", { ...place, box: "127.0.0.1:1" });
+  await assert.rejects(elsewhere, { code: "integrity" });
+  // As many as there may be, and one more.
+  const many = (count: number) => Array.from({ length: count }, (_, at) => `127.0.0.${at + 2}:1`);
+  const tooMany = { standby: many(LoadBalancerLimits.standbyOthersMax + 2) };
+  await assert.rejects(lbStart(ran.cli, startOptions(ran, first.box, tooMany)), { code: "usage" });
 });
 
 /** Waits for something that happens in other tasks. */
