@@ -2,42 +2,39 @@
 // descriptors, hands each introduction to a replica, keeps replicas and a standby, tells its owner how it goes.
 // Boundary: relays, clients, boxes of replicas, the owner's messages. What has to outlive this instance is in `StateKeeper`.
 
-import { Buffer } from "node:buffer";
 import type { Bento, Package, Storage } from "bento/function";
-import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import type { Circuit } from "../../src/onion/circuit/circuit.ts";
-import { readExpandedKey } from "../../src/onion/crypto/blinding.ts";
-import {
-  type IntroductionPoint,
+import type {
+  IntroductionPoint,
   OnionService,
-  type PointLoss,
-  type PointLostAnswer,
+  PointLoss,
+  PointLostAnswer,
 } from "../../src/onion/service/onion-service.ts";
 import {
   LoadBalancerLimits,
   type LoadBalancerReport,
   type OwnerMessage,
   type ScaleSettings,
-  type StandbyPlace,
 } from "../../src/wire/loadbalancer.ts";
-import type { ReplicaStart } from "../replica/protocol.ts";
 import type { TorNode } from "../replica/tor-node.ts";
+import { Claims } from "./claims.ts";
+import { replicaStart, storedSite } from "./copies.ts";
 import { hasSuccessor, isFencedOff } from "./fencing.ts";
 import { Introductions } from "./introductions.ts";
 import type { Outbox } from "./outbox.ts";
-import { keptPoint, knownPoints, nameOf } from "./points.ts";
+import { keepStandby } from "./own-standby.ts";
+import { knownPoints, nameOf } from "./points.ts";
 import { Renewal } from "./renewal.ts";
 import { ReplicaSet } from "./replica-set.ts";
 import { Reports } from "./report.ts";
 import type { Seen } from "./seen.ts";
-import { packageBytes, standbyInput } from "./standby-input.ts";
-import { StandbyKeeper } from "./standby-keeper.ts";
+import { type ServiceParts, startService, wantedPoints } from "./service.ts";
+import type { StandbyKeeper } from "./standby-keeper.ts";
 import { askStandby } from "./standby-link.ts";
-import { KEYS, type KeptState, type StateKeeper } from "./state.ts";
-import { standbyBoxes } from "./takeover.ts";
+import type { StateKeeper } from "./state.ts";
 
 export interface LoadBalancerParts {
   readonly bento: Bento;
@@ -65,15 +62,13 @@ export interface LoadBalancerParts {
 export type LoadBalancerEnd = "stopped" | "fenced-off" | "answered";
 
 const TICK_MS = 200;
-const POINTS_DEFAULT = 3;
-/** A renewed instance waits so long for all of its points: milliseconds. Clients wait longer for a replica. */
-const CLAIMS_MS = 10_000;
-/** And so long for the standby. */
+/** A renewed instance waits so long for the standby: milliseconds. */
 const STANDBY_MS = 10_000;
 /** One that goes on where another one ended does not wait longer than this for the standby's word. */
 const ASK_MS = 3000;
 /** A descriptor has no room for more (rend-spec-v3 2.5.2.2). */
 const POINTS_MAX = LoadBalancerLimits.introductionPointsMax;
+
 export class LoadBalancer implements AsyncDisposable {
   readonly #parts: LoadBalancerParts;
   readonly #keeper: StateKeeper;
@@ -88,11 +83,9 @@ export class LoadBalancer implements AsyncDisposable {
   readonly #reports: Reports;
   #isOver = false;
   #dismissesStandby = false;
-  /** Points claimed, and those that an earlier instance or the primary had. */
-  #claimed = 0;
-  #hadPoints = 0;
+  /** Of the points that an earlier instance or the primary had. */
+  readonly #claims = new Claims();
   #hasStarted = false;
-  readonly #allClaimed = Promise.withResolvers<void>();
 
   constructor(keeper: StateKeeper, parts: LoadBalancerParts) {
     this.#keeper = keeper;
@@ -107,7 +100,7 @@ export class LoadBalancer implements AsyncDisposable {
       boxes: start.boxes,
       pack: parts.replicaPackage,
       start: replicaStart(keeper.state),
-      site: () => this.#site(),
+      site: () => storedSite(storage),
       nextId: () => {
         const id = keeper.state.nextReplicaId;
         keeper.note({ nextReplicaId: id + 1 });
@@ -157,7 +150,8 @@ export class LoadBalancer implements AsyncDisposable {
    */
   async begin(signal: AbortSignal, circuits: ReadonlyMap<string, Circuit> = new Map()): Promise<void> {
     const { node, seen, clock, log, isRenewal = false } = this.#parts;
-    const { state } = this.#keeper;
+    const keeper = this.#keeper;
+    const { state } = keeper;
     // To ask it would take it from the one before us, which does not wait for it to take over.
     if (
       !isRenewal &&
@@ -167,10 +161,9 @@ export class LoadBalancer implements AsyncDisposable {
       this.#fence();
       return;
     }
-    const wanted = state.start.introductionPoints ?? POINTS_DEFAULT;
     // Of those that earlier instances added, the newest.
-    const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wanted);
-    this.#hadPoints = known.length;
+    const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wantedPoints(keeper));
+    this.#claims.expect(known.length);
     const attach = async () => {
       const attaching = this.#replicas.attach(state.homes, state.replicas);
       this.#tick();
@@ -178,43 +171,8 @@ export class LoadBalancer implements AsyncDisposable {
     };
     // The one before us keeps its replicas until no client comes to it any more: clients that come to us wait so long.
     const replicas = isRenewal ? undefined : attach();
-    const clients = state.start.clients?.map((key) => Uint8Array.from(Buffer.from(key, "base64")));
-    this.#service = await OnionService.start(
-      {
-        builder: node.builder,
-        paths: node.paths,
-        isTestingNetwork: node.isTestingNetwork,
-        identity: readExpandedKey(Uint8Array.from(Buffer.from(state.start.key, "base64"))),
-        introductionPoints: wanted,
-        ...(clients ? { clients } : {}),
-        clock,
-        log,
-        onIntroduction: (material, point) => {
-          const name = nameOf(point);
-          this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
-          this.#introductions.take(material);
-        },
-        onRefused: () => {
-          this.#introductions.refused++;
-        },
-        onSeen: (point, entry) => seen.add(nameOf(point), entry),
-        onPointClaimed: (point) => this.#pointClaimed(point),
-        onPointLost: async (point, loss) => this.#pointLost(point, loss),
-        onPoints: async (points) => this.#keeper.change({ points: points.map(keptPoint) }),
-        onPublished: (published) => this.#published(published),
-      },
-      {
-        known,
-        published: state.published ?? undefined,
-        signal,
-      },
-    );
-    node.onNetwork = (network) => {
-      this.#service?.update(network).catch((error: unknown) => {
-        log.warn("onion service not published", { error: messageOf(error) });
-      });
-    };
-    if (isRenewal) await this.#untilClaimed(signal);
+    this.#service = await startService({ keeper, node, clock, log, ...this.#handlers() }, known, signal);
+    if (isRenewal) await this.#claims.all(clock, signal);
     else this.#addPoint(signal);
     const attaching = replicas ?? attach();
     attaching.catch(() => undefined);
@@ -226,14 +184,22 @@ export class LoadBalancer implements AsyncDisposable {
     this.#reports.now();
   }
 
-  /** Resolves when all points of the one before us are ours, or do not come. */
-  async #untilClaimed(signal: AbortSignal): Promise<void> {
-    const stop = this.#parts.clock.after(CLAIMS_MS, () => this.#allClaimed.resolve());
-    try {
-      await orAborted(this.#allClaimed.promise, signal);
-    } finally {
-      stop();
-    }
+  /** What happens to the service's points. */
+  #handlers(): Omit<ServiceParts, "keeper" | "node" | "clock" | "log"> {
+    return {
+      onIntroduction: (material, point) => {
+        const name = nameOf(point);
+        this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
+        this.#introductions.take(material);
+      },
+      onRefused: () => {
+        this.#introductions.refused++;
+      },
+      onSeen: (point, entry) => this.#parts.seen.add(nameOf(point), entry),
+      onPointClaimed: (point) => this.#pointClaimed(point),
+      onPointLost: async (point, loss) => this.#pointLost(point, loss),
+      onPublished: (published) => this.#published(published),
+    };
   }
 
   /** Lets the one before us go, when the standby hears from us: else it would hear of nobody, and take over. */
@@ -247,7 +213,7 @@ export class LoadBalancer implements AsyncDisposable {
 
   /** For clients that came while nobody was there. Not awaited: everybody else comes in by the points that there were. */
   #addPoint(signal: AbortSignal): void {
-    if (this.#hadPoints === 0 || this.#hadPoints >= POINTS_MAX) return;
+    if (this.#claims.wanted === 0 || this.#claims.wanted >= POINTS_MAX) return;
     this.#service?.addPoint(signal).catch((error: unknown) => {
       this.#parts.log.info("no further introduction point", { error: messageOf(error) });
     });
@@ -294,15 +260,6 @@ export class LoadBalancer implements AsyncDisposable {
     this.#stops.splice(0, this.#stops.length, stop);
   }
 
-  #site(): AsyncIterable<Uint8Array> {
-    const { storage } = this.#parts;
-    return (async function* read() {
-      const site = await storage.get(KEYS.site);
-      if (!site) throw new Error("Cannot copy site: it is not in the storage");
-      yield* site.readable;
-    })();
-  }
-
   #sayStarted(): void {
     if (this.#hasStarted || !this.#service || this.#replicas.serving === 0) return;
     this.#hasStarted = true;
@@ -317,45 +274,18 @@ export class LoadBalancer implements AsyncDisposable {
   #pointClaimed({ relay }: IntroductionPoint): void {
     const { takeover, outbox, clock } = this.#parts;
     outbox.event({ kind: "point-claimed", relay: relay.fingerprint });
-    this.#claimed++;
-    if (this.#claimed >= this.#hadPoints) this.#allClaimed.resolve();
-    if (takeover && this.#claimed === this.#hadPoints)
+    if (this.#claims.add() && takeover)
       outbox.event({ kind: "took-over", afterMs: clock.now() - takeover.noticedMs });
   }
 
   #beginStandby(): void {
-    const { start, standbyHomes = [] } = this.#keeper.state;
-    const { standbyPackage, replicaPackage, bento, clock, log, outbox, storage, seen } = this.#parts;
-    const boxes = standbyBoxes(this.#keeper.state);
-    if (boxes.length === 0 || this.#isOver) return;
-    if (!standbyPackage && !standbyHomes.some(({ box }) => boxes.includes(box))) return;
-    this.#standby = new StandbyKeeper({
-      boxes,
-      pack: standbyPackage,
-      state: () => this.#keeper.state,
-      input: () => standbyInput(storage, replicaPackage, start.serve.kind === "files"),
-      replicaBytes: packageBytes(replicaPackage).length,
-      seen,
-      bento,
-      clock,
-      log,
-      onEvent: (event) => outbox.event(event),
-      onPlace: async (standby) => this.#standbyPlaced(standby),
-      onHomes: async (homes) => this.#keeper.change({ standbyHomes: homes }),
-      onReserve: ({ box, invocationToken, shutdownToken, expiresAt }) =>
-        outbox.say({
-          reserve: { box, invocationToken, shutdownToken, ...(expiresAt ? { expiresAt } : {}) },
-        }),
+    if (this.#isOver) return;
+    this.#standby = keepStandby({
+      ...this.#parts,
+      keeper: this.#keeper,
       onTookOver: () => this.#fence(),
       settled: async () => this.#renewal.settled(),
     });
-    this.#keeper.onChange = () => this.#standby?.stateChanged();
-  }
-
-  async #standbyPlaced(standby: StandbyPlace | null): Promise<void> {
-    const { standbysPlaced = 0 } = this.#keeper.state;
-    await this.#keeper.change({ standby, standbysPlaced: standbysPlaced + (standby ? 1 : 0) });
-    if (standby) this.#parts.outbox.say({ standby });
   }
 
   /** Whether a lost point is replaced: not when somebody else has the service now. */
@@ -419,14 +349,4 @@ export class LoadBalancer implements AsyncDisposable {
       standby: this.#standby ? { box: this.#standby.box, isReady: this.#standby.isWaiting } : null,
     };
   }
-}
-
-function replicaStart({ start, siteDigest, epoch }: KeptState): ReplicaStart {
-  const { serve, virtualPort } = start;
-  return {
-    version: 1,
-    epoch,
-    virtualPort,
-    serve: serve.kind === "files" ? { kind: "files", siteBytes: serve.siteBytes, siteDigest } : serve,
-  };
 }

@@ -17,12 +17,13 @@ import {
   type ReplicaStart,
 } from "../replica/protocol.ts";
 import { REFUSED_MS } from "./box-backoff.ts";
-import { GONE_MS } from "./carried.ts";
 import { END_MS } from "./in-time.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
 import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
-import { LOW_HOLD_MS, RENEW_BEFORE_MS, ReplicaSet, START_MS } from "./replica-set.ts";
+import { RENEW_BEFORE_MS } from "./replica-renewal.ts";
+import { ReplicaSet, START_MS } from "./replica-set.ts";
 import { RUNTIME_MS_MIN } from "./runtime-of.ts";
+import { GONE_MS, LOW_HOLD_MS } from "./scaling.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 const MATERIAL: RendezvousMaterial = {

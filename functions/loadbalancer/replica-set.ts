@@ -7,12 +7,13 @@ import { messageOf, systemCode } from "../../src/base/errors.ts";
 import type { LoadBalancerEvent, ReplicaReport, ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import type { ReplicaStart } from "../replica/protocol.ts";
 import { BoxBackoff } from "./box-backoff.ts";
-import { type Carried, carriedBy, isAbove, isBelow } from "./carried.ts";
 import { chooseReplica } from "./choice.ts";
 import type { Introduction } from "./introductions.ts";
 import { rehearse } from "./rehearsal.ts";
 import { ReplicaHomes } from "./replica-homes.ts";
 import { type ReplicaHost, ReplicaLink } from "./replica-link.ts";
+import { ReplicaRenewal } from "./replica-renewal.ts";
+import { type Carried, carriedBy, Surplus, wantsMore } from "./scaling.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 export interface ReplicaSetParts {
@@ -38,19 +39,13 @@ export interface ReplicaSetParts {
   readonly uniform?: () => number;
 }
 
-/** All of the marks that are set must have been undercut for this long before a replica is retired. */
-export const LOW_HOLD_MS = 10_000;
 /** When this was not called for so long, we were held up ourselves: milliseconds. */
 const STALL_MS = 1000;
 /** After somebody else has attached to a replica, none is started for this long: milliseconds. */
 export const TAKEN_OVER_MS = 10_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
-/**
- * So long before its box ends it, or a quarter of its runtime where that is less, a replica is replaced: its clients have
- * until then to finish.
- */
-export const RENEW_BEFORE_MS = 3600_000;
+
 interface Starting {
   readonly id: number;
   readonly box: string;
@@ -69,12 +64,11 @@ export class ReplicaSet {
   readonly #ended = new AbortController();
   #scale: ScaleSettings;
   #tellsClients = false;
-  #lowSinceMs: number | undefined;
   #takenOverMs: number | undefined;
   #tickedMs: number;
   #isRehearsing = false;
-  /** The replica that is replaced, and the one that comes in its place: one at a time. */
-  #renewal: { readonly old: number; readonly next: number } | undefined;
+  readonly #renewal: ReplicaRenewal;
+  readonly #surplus: Surplus;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
@@ -83,6 +77,8 @@ export class ReplicaSet {
     const { bento, clock, pack } = parts;
     const { signal } = this.#ended;
     this.#backoff = new BoxBackoff(clock);
+    this.#surplus = new Surplus(clock);
+    this.#renewal = new ReplicaRenewal(clock, (box) => this.#homes.runtimeMs(box));
     this.#homes = new ReplicaHomes({ bento, clock, pack, signal, onChange: async () => this.#changed() });
   }
 
@@ -114,7 +110,7 @@ export class ReplicaSet {
 
   setScale(scale: ScaleSettings): void {
     this.#scale = scale;
-    this.#lowSinceMs = undefined;
+    this.#surplus.reset();
     this.tick();
   }
 
@@ -181,39 +177,21 @@ export class ReplicaSet {
     return carriedBy(this.#all(), this.#asking.size);
   }
 
-  /**
-   * Replaces the oldest of those that their boxes will end soon. It serves until the next one does; then it is retired. One
-   * after the other, whatever the most is: clients are to find all the others as they were.
-   */
   #renew(): void {
     if (this.#isTakenOver) return;
-    const { old, next } = this.#renewal ?? {};
-    if (old !== undefined && next !== undefined) {
-      if (this.#asking.has(next)) return;
-      const link = this.#links.get(next);
-      if (link?.state === "starting") return;
-      this.#renewal = undefined;
-      if (link?.state === "serving") {
-        this.#links.get(old)?.retire();
-        void this.#changed();
-      }
+    const links = this.#all();
+    const done = this.#renewal.settle(this.#links, (id) => this.#asking.has(id));
+    if (done === "waits") return;
+    if (done) {
+      done.retire();
+      void this.#changed();
     }
-    const { starting } = this.#carried();
-    const [due] = this.#all()
-      .filter((link) => link.state === "serving" && this.#isDue(link))
-      .toSorted((a, b) => a.place.startedAtMs - b.place.startedAtMs);
-    const box = due && starting === 0 ? this.#freeBox() : undefined;
+    const due = this.#carried().starting === 0 ? this.#renewal.due(links) : undefined;
+    const box = due ? this.#freeBox() : undefined;
     if (!due || box === undefined) return;
     const id = this.#parts.nextId();
-    this.#renewal = { old: due.place.id, next: id };
+    this.#renewal.begin(due, id);
     void this.#start(box, id);
-  }
-
-  #isDue({ place: { box, startedAtMs } }: ReplicaLink): boolean {
-    const runtimeMs = this.#homes.runtimeMs(box);
-    if (runtimeMs === undefined) return false;
-    const leftMs = startedAtMs + runtimeMs - this.#parts.clock.now();
-    return leftMs <= Math.min(RENEW_BEFORE_MS, runtimeMs / 4);
   }
 
   /** Whoever attached to a replica may have the whole service: then nothing is to be started any more. */
@@ -222,13 +200,8 @@ export class ReplicaSet {
   }
 
   #grow(): void {
-    const { replicasMin, replicasMax, high } = this.#scale;
     if (this.#isTakenOver) return;
-    for (;;) {
-      const { count, starting, silent, sum } = this.#carried();
-      const all = count + starting;
-      const wanted = all < replicasMin || (all > 0 && isAbove(sum, all, high));
-      if (!wanted || all + silent >= Math.max(replicasMin, replicasMax)) return;
+    while (wantsMore(this.#carried(), this.#scale)) {
       const box = this.#freeBox();
       if (box === undefined) return;
       void this.#start(box, this.#parts.nextId());
@@ -236,32 +209,12 @@ export class ReplicaSet {
   }
 
   #shrink(): void {
-    const { replicasMin, replicasMax, high, low } = this.#scale;
-    const { clock } = this.#parts;
-    const { count, starting, sum } = this.#carried();
-    if (count > replicasMax) {
-      this.#retireOne();
-      return;
-    }
-    // What the others would carry must be below the high mark, or the one that is retired would be started again.
-    const isLow =
-      count > Math.max(1, replicasMin) &&
-      starting === 0 &&
-      isBelow(sum, count, low) &&
-      !isAbove(sum, count - 1, high);
-    if (!isLow) {
-      this.#lowSinceMs = undefined;
-      return;
-    }
-    this.#lowSinceMs ??= clock.now();
-    if (clock.now() - this.#lowSinceMs < LOW_HOLD_MS) return;
-    this.#lowSinceMs = undefined;
-    this.#retireOne();
+    if (this.#surplus.isOneTooMany(this.#carried(), this.#scale)) this.#retireOne();
   }
 
   /** One that has not long to go, or the one with the fewest clients; of several the youngest. */
   #retireOne(): void {
-    const rank = (link: ReplicaLink) => (this.#isDue(link) ? 0 : 1);
+    const rank = (link: ReplicaLink) => (this.#renewal.isDue(link) ? 0 : 1);
     const [link] = this.#all()
       .filter(({ state }) => state === "serving")
       .toSorted((a, b) => rank(a) - rank(b) || a.connections - b.connections || b.place.id - a.place.id);

@@ -10,10 +10,11 @@ import type { Log } from "../../src/base/log.ts";
 import type { LoadBalancerEvent, StandbyPlace } from "../../src/wire/loadbalancer.ts";
 import { BoxBackoff, REFUSED_MS_MAX } from "./box-backoff.ts";
 import { END_MS, inTime } from "./in-time.ts";
+import { ASK_MS, LostStandbys } from "./lost-standbys.ts";
 import { renewMarginMs } from "./renewal.ts";
 import type { Seen } from "./seen.ts";
 import { StandbyHomes } from "./standby-homes.ts";
-import { askStandby, StandbyLink } from "./standby-link.ts";
+import { StandbyLink } from "./standby-link.ts";
 import { BEAT_MS, type StandbyStart } from "./standby-protocol.ts";
 import type { KeptStandbyHome, KeptState } from "./state.ts";
 
@@ -46,18 +47,13 @@ export const SILENT_MS_DEFAULT = 5000;
 const RENEW_RETRY_MS_MAX = 300_000;
 /** After a standby was lost, or could not be placed: milliseconds. */
 const PAUSE_MS = 1000;
-/** A standby that was lost is asked for its word, for so long; and again after so long. */
-const ASK_MS = 30_000;
-const ASK_AGAIN_MS = 5000;
-const ASK_AGAIN_MS_MAX = 60_000;
 
 export class StandbyKeeper {
   readonly #parts: StandbyKeeperParts;
   readonly #ended = new AbortController();
   readonly #backoff: BoxBackoff;
   readonly #homes: StandbyHomes;
-  /** Lost, and not seen to have ended: each of them may take the service over. */
-  readonly #uncertain = new Set<StandbyPlace>();
+  readonly #lost: LostStandbys;
   readonly #running: Promise<void>;
   #link: StandbyLink | undefined;
   #place: StandbyPlace | null;
@@ -69,11 +65,12 @@ export class StandbyKeeper {
 
   constructor(parts: StandbyKeeperParts) {
     this.#parts = parts;
-    const { pack, bento, clock, onHomes, onReserve } = parts;
+    const { pack, bento, clock, onHomes, onReserve, onTookOver } = parts;
     const { standby, standbyHomes: homes = [] } = parts.state();
     this.#place = standby;
     this.#backoff = new BoxBackoff(clock);
     this.#homes = new StandbyHomes({ bento, clock, pack, homes, onChange: onHomes, onInstalled: onReserve });
+    this.#lost = new LostStandbys({ bento, clock, signal: this.#ended.signal, onTookOver });
     this.#running = this.#run();
   }
 
@@ -94,7 +91,7 @@ export class StandbyKeeper {
 
   /** Whether there was another one, that may have taken over although this one waits. */
   get isUncertain(): boolean {
-    return this.#uncertain.size > 0;
+    return this.#lost.size > 0;
   }
 
   /** After how much silence it takes over: milliseconds. */
@@ -319,27 +316,9 @@ export class StandbyKeeper {
     this.#place = null;
     if (!place) return;
     if (!hasEnded) {
-      this.#uncertain.add(place);
-      void this.#ascertain(place);
+      this.#lost.add(place);
     }
     await this.#parts.onPlace(null).catch(() => undefined);
-  }
-
-  /** Until it is known what became of a standby that was lost: one that waits is ended, to one that took over we give way. */
-  async #ascertain(place: StandbyPlace): Promise<void> {
-    const { bento, clock, onTookOver } = this.#parts;
-    const { signal } = this.#ended;
-    for (let waitMs = ASK_AGAIN_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, ASK_AGAIN_MS_MAX)) {
-      const word = await askStandby(bento, place, clock, ASK_MS);
-      if (signal.aborted) return;
-      if (word === "took-over") onTookOver();
-      if (word === "waits") await bento.close(place.box, place.instance).catch(() => undefined);
-      if (word !== undefined) {
-        this.#uncertain.delete(place);
-        return;
-      }
-      await clock.sleep(waitMs, signal).catch(() => undefined);
-    }
   }
 
   #argument(isAgain: boolean): Json {
