@@ -1,5 +1,7 @@
 // Waiting for a box, and not for ever: Tor tries for minutes to reach one that is dead.
 
+import type { Bento, FarSession } from "bento/function";
+import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 
@@ -16,5 +18,28 @@ export async function inTime<T>(promise: Promise<T>, limitMs: number, clock: Clo
     return await Promise.race([promise, late.promise]);
   } finally {
     stop();
+  }
+}
+
+/** A session with an instance that runs. One that is opened too late is left again. Throws what the box says, or "box-timeout". */
+export async function openInTime(
+  bento: Bento,
+  { box, instance }: { readonly box: string; readonly instance: string },
+  {
+    clock,
+    limitMs,
+    signal,
+  }: { readonly clock: Clock; readonly limitMs: number; readonly signal?: AbortSignal },
+): Promise<FarSession> {
+  const opening = bento.open(box, instance);
+  try {
+    const opened = inTime(opening, limitMs, clock);
+    return await (signal ? orAborted(opened, signal) : opened);
+  } catch (error) {
+    opening.then(
+      async (far) => far.detach(),
+      () => undefined,
+    );
+    throw error;
   }
 }

@@ -8,6 +8,7 @@ import type { LoadBalancerEvent, ReplicaReport, ScaleSettings } from "../../src/
 import type { ReplicaStart } from "../replica/protocol.ts";
 import { BoxBackoff } from "./box-backoff.ts";
 import { chooseReplica } from "./choice.ts";
+import { openInTime } from "./in-time.ts";
 import type { Introduction } from "./introductions.ts";
 import { rehearse } from "./rehearsal.ts";
 import { ReplicaHomes } from "./replica-homes.ts";
@@ -43,6 +44,8 @@ export interface ReplicaSetParts {
 const STALL_MS = 1000;
 /** After somebody else has attached to a replica, none is started for this long: milliseconds. */
 export const TAKEN_OVER_MS = 10_000;
+/** For attaching to a replica that an earlier instance, or the primary, had: nothing is started in its place meanwhile. */
+export const ATTACH_MS = 20_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
 
@@ -285,7 +288,8 @@ export class ReplicaSet {
     // It counts as starting meanwhile: nothing is started in its place.
     this.#asking.set(id, { id, box, atMs: startedAtMs });
     try {
-      const far = await this.#parts.bento.open(box, instance);
+      const { bento, clock } = this.#parts;
+      const far = await openInTime(bento, { box, instance }, { clock, limitMs: ATTACH_MS });
       this.#known.add(id);
       this.#links.set(
         id,

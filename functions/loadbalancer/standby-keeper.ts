@@ -3,13 +3,12 @@
 // Boundary: boxes that refuse, die, or are not reached, while what runs there goes on and may have taken the service over.
 
 import type { Bento, FarSession, Json, Package } from "bento/function";
-import { orAborted } from "../../src/base/abort.ts";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import type { LoadBalancerEvent, StandbyPlace } from "../../src/wire/loadbalancer.ts";
 import { BoxBackoff, REFUSED_MS_MAX } from "./box-backoff.ts";
-import { END_MS, inTime } from "./in-time.ts";
+import { END_MS, inTime, openInTime } from "./in-time.ts";
 import { ASK_MS, LostStandbys } from "./lost-standbys.ts";
 import { renewMarginMs } from "./renewal.ts";
 import type { Seen } from "./seen.ts";
@@ -168,13 +167,8 @@ export class StandbyKeeper {
     const place = this.#place;
     if (!place) return undefined;
     try {
-      const opening = bento.open(place.box, place.instance);
-      // One that is opened after all is left again.
-      opening.then(
-        async (far) => (this.#ended.signal.aborted ? far.detach() : undefined),
-        () => undefined,
-      );
-      return await orAborted(inTime(opening, ASK_MS, clock), this.#ended.signal);
+      const { signal } = this.#ended;
+      return await openInTime(bento, place, { clock, limitMs: ASK_MS, signal });
     } catch (error) {
       if (this.#ended.signal.aborted) return undefined;
       log.info("standby not found", { error: messageOf(error) });
