@@ -149,7 +149,7 @@ export class LoadBalancer implements AsyncDisposable {
    * Throws BentoError `onion-service`, or the signal's reason.
    */
   async begin(signal: AbortSignal, circuits: ReadonlyMap<string, Circuit> = new Map()): Promise<void> {
-    const { node, seen, clock, log, isRenewal = false } = this.#parts;
+    const { node, seen, clock, log, takeover, isRenewal = false } = this.#parts;
     const keeper = this.#keeper;
     const { state } = keeper;
     // To ask it would take it from the one before us, which does not wait for it to take over.
@@ -163,7 +163,9 @@ export class LoadBalancer implements AsyncDisposable {
     }
     // Of those that earlier instances added, the newest.
     const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wantedPoints(keeper));
-    this.#claims.expect(known.length);
+    this.#claims.expect(known.map(nameOf));
+    if (takeover) this.#sayTookOver(takeover.noticedMs, signal).catch(() => undefined);
+
     const attach = async () => {
       const attaching = this.#replicas.attach(state.homes, state.replicas);
       this.#tick();
@@ -271,11 +273,16 @@ export class LoadBalancer implements AsyncDisposable {
     this.#parts.seen.keepOnly((this.#service?.introductionPoints ?? []).map(nameOf));
   }
 
-  #pointClaimed({ relay }: IntroductionPoint): void {
-    const { takeover, outbox, clock } = this.#parts;
-    outbox.event({ kind: "point-claimed", relay: relay.fingerprint });
-    if (this.#claims.add() && takeover)
-      outbox.event({ kind: "took-over", afterMs: clock.now() - takeover.noticedMs });
+  #pointClaimed(point: IntroductionPoint): void {
+    this.#parts.outbox.event({ kind: "point-claimed", relay: point.relay.fingerprint });
+    this.#claims.add(nameOf(point));
+  }
+
+  /** Says so when clients come to us by all the points that there were. */
+  async #sayTookOver(noticedMs: number, signal: AbortSignal): Promise<void> {
+    const { clock, outbox } = this.#parts;
+    await this.#claims.all(clock, signal);
+    if (!this.#isOver) outbox.event({ kind: "took-over", afterMs: clock.now() - noticedMs });
   }
 
   #beginStandby(): void {
