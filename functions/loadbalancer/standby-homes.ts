@@ -22,6 +22,11 @@ export interface StandbyHomesParts {
   readonly onInstalled: (home: KeptStandbyHome) => void;
 }
 
+export interface StartedStandby {
+  readonly far: FarSession;
+  readonly home: KeptStandbyHome;
+}
+
 export class StandbyHomes {
   readonly #parts: StandbyHomesParts;
   readonly #homes: Map<string, KeptStandbyHome>;
@@ -46,10 +51,7 @@ export class StandbyHomes {
    * whether an earlier instance has stored package and site there. Throws what the box says, or why there is nothing to
    * start: Error.
    */
-  async run(
-    box: string,
-    argument: (isFilled: boolean) => Json,
-  ): Promise<{ readonly far: FarSession; readonly home: KeptStandbyHome }> {
+  async run(box: string, argument: (isFilled: boolean) => Json): Promise<StartedStandby> {
     const { bento, pack } = this.#parts;
     const home = this.#homes.get(box);
     if (home) {

@@ -8,7 +8,7 @@ import type { LoadBalancerEvent, StandbyPlace } from "../../src/wire/loadbalance
 import { InProcessBoxes, MemoryStorage } from "../../test/support/in-process-boxes.ts";
 import { REFUSED_MS } from "./box-backoff.ts";
 import { Seen } from "./seen.ts";
-import { StandbyKeeper, type StandbyKeeperParts } from "./standby-keeper.ts";
+import { RUN_MS, StandbyKeeper, type StandbyKeeperParts } from "./standby-keeper.ts";
 import { primaryMessage, type StandbyStart } from "./standby-protocol.ts";
 import type { KeptStandbyHome, KeptState } from "./state.ts";
 
@@ -161,6 +161,27 @@ test("boxes that take none are asked again, each after longer, for as long as it
   await world.pass(310_000);
   assert.equal(world.keeper.isWaiting, true);
   assert.equal(world.keeper.box, "three");
+  await world.keeper.leave();
+});
+
+test("a box that does not answer is waited for a minute; the one that it starts after all is ended", async () => {
+  const world = new World({ boxes: ["one", "two"] });
+  const run = world.boxes.run.bind(world.boxes);
+  const late = Promise.withResolvers<void>();
+  world.boxes.run = async (box, what, options) => {
+    if (box === "one") await late.promise;
+    return run(box, what, options);
+  };
+  await world.pass(RUN_MS - 500);
+  assert.deepEqual(world.startedAt, []);
+  await world.pass(4000);
+  assert.deepEqual(world.startedAt, ["two"]);
+  assert.equal(world.keeper.isWaiting, true);
+  late.resolve();
+  await world.pass(500);
+  const [unwanted] = world.boxes.on("one").slice(-1);
+  assert.equal((await unwanted?.outcome.promise)?.kind, "killed");
+  assert.equal(world.keeper.box, "two");
   await world.keeper.leave();
 });
 

@@ -12,7 +12,7 @@ import { END_MS, inTime, openInTime } from "./in-time.ts";
 import { ASK_MS, LostStandbys } from "./lost-standbys.ts";
 import { renewMarginMs } from "./renewal.ts";
 import type { Seen } from "./seen.ts";
-import { StandbyHomes } from "./standby-homes.ts";
+import { StandbyHomes, type StartedStandby } from "./standby-homes.ts";
 import { StandbyLink } from "./standby-link.ts";
 import { BEAT_MS, type StandbyStart } from "./standby-protocol.ts";
 import type { KeptStandbyHome, KeptState } from "./state.ts";
@@ -44,6 +44,8 @@ export interface StandbyKeeperParts {
 export const SILENT_MS_DEFAULT = 5000;
 /** Between two tries to replace a standby whose time ends: milliseconds. */
 const RENEW_RETRY_MS_MAX = 300_000;
+/** For a box to start one: milliseconds. */
+export const RUN_MS = 60_000;
 /** After a standby was lost, or could not be placed: milliseconds. */
 const PAUSE_MS = 1000;
 
@@ -180,7 +182,7 @@ export class StandbyKeeper {
 
   async #start(box: string): Promise<FarSession> {
     const startedAtMs = this.#parts.clock.now();
-    const { far, home } = await this.#homes.run(box, (isFilled) => this.#argument(isFilled));
+    const { far, home } = await this.#runInTime(box);
     try {
       this.#ended.signal.throwIfAborted();
       for await (const bytes of home.isFilled ? [] : this.#parts.input()) {
@@ -200,6 +202,21 @@ export class StandbyKeeper {
       return far;
     } catch (error) {
       await far.close().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Tor tries for minutes to reach a box that is dead: the next one is asked before. */
+  async #runInTime(box: string): Promise<StartedStandby> {
+    const running = this.#homes.run(box, (isFilled) => this.#argument(isFilled));
+    try {
+      return await inTime(running, RUN_MS, this.#parts.clock);
+    } catch (error) {
+      // One that comes after all is not wanted any more.
+      running.then(
+        async ({ far }) => far.close(),
+        () => undefined,
+      );
       throw error;
     }
   }
@@ -309,9 +326,7 @@ export class StandbyKeeper {
     this.#ended.signal.throwIfAborted();
     this.#place = null;
     if (!place) return;
-    if (!hasEnded) {
-      this.#lost.add(place);
-    }
+    if (!hasEnded) this.#lost.add(place);
     await this.#parts.onPlace(null).catch(() => undefined);
   }
 

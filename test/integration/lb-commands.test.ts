@@ -139,7 +139,7 @@ async function lookedAt(home: string): Promise<void> {
   assert.equal((await served).code, 0);
 }
 
-test("bento lb over Tor: clients with the key fetch, others get nothing; the standby takes over, stop leaves nothing", async (t) => {
+test("bento lb over Tor: clients with the key fetch, others get nothing; standbys take over, there and back; stop leaves nothing", async (t) => {
   const home = await newHome(t, true);
   const up = await bento(home, "net", "up", "--boxes", "2", "--json");
   assert.equal(up.code, 0, up.err);
@@ -166,14 +166,18 @@ test("bento lb over Tor: clients with the key fetch, others get nothing; the sta
 
   const { instance } = (await contextOf(home)).balancers["web"] ?? assert.fail();
   assert.equal((await bento(home, "close", instance, "--kill", "--box", "box0")).code, 0);
-  const after = await until(async () => {
-    const asked = await bento(home, "lb", "status", "--json");
-    return asked.code === 0 ? { value: lastJson(asked) } : asked.err;
-  });
-  assert.equal(after["at"], "standby");
-  assert.equal(after["address"], address);
+  // It takes over, and has a standby of its own where the load balancer was.
+  const after = await reported(home, ({ standby: next }) => next?.isReady === true);
+  assert.equal(after.at, "standby");
+  assert.equal(after.address, address);
   assert.ok((await fetched(home, socks, `http://${address}/big/file.bin`)).equals(wanted));
   await refused(home, unauthorized, `http://${address}/`);
+
+  const second = (await contextOf(home)).balancers["web"]?.standby.instance ?? assert.fail();
+  assert.equal((await bento(home, "close", second, "--kill", "--box", "box1")).code, 0);
+  const last = await reported(home, ({ at }) => at === "primary");
+  assert.equal(last.address, address);
+  assert.ok((await fetched(home, socks, `http://${address}/big/file.bin`)).equals(wanted));
 
   const stopped = await bento(home, "lb", "stop", "--json");
   assert.equal(stopped.code, 0, stopped.err);
@@ -186,13 +190,29 @@ test("bento lb over Tor: clients with the key fetch, others get nothing; the sta
 
 interface SavedContext {
   readonly network: { readonly dir: string };
-  readonly balancers: Record<string, { instance: string }>;
+  readonly balancers: Record<string, { instance: string; standby: { instance: string } }>;
 }
 
 async function contextOf(home: string): Promise<SavedContext> {
   return JSON.parse(
     await readFile(path.join(home, ".local/state/bento/context.json"), "utf8"),
   ) as SavedContext;
+}
+
+interface Reported {
+  readonly at: string;
+  readonly address: string;
+  readonly standby: { readonly isReady: boolean } | null;
+}
+
+/** The first report of `bento lb status` that is as wanted. */
+async function reported(home: string, isWanted: (report: Reported) => boolean): Promise<Reported> {
+  return until(async () => {
+    const asked = await bento(home, "lb", "status", "--json");
+    if (asked.code !== 0) return asked.err;
+    const report = lastJson(asked) as unknown as Reported;
+    return isWanted(report) ? { value: report } : asked.out;
+  });
 }
 
 /** Tor finds the service, and cannot read its descriptor: extended SOCKS error F4, missing client authorization. */

@@ -21,7 +21,8 @@ import { newInstanceId, newInvocationToken, newShutdownToken } from "../../wire/
 import { BoxClient, directDial } from "../client.ts";
 import { makeOnionKey } from "../loadbalancer/onion-key.ts";
 import { loadPackage } from "../package-loader.ts";
-import { lbStart, saveStandby } from "./lb.ts";
+import { lbStart } from "./lb.ts";
+import { saveStandby } from "./lb-saved.ts";
 import { lbStatus } from "./lb-status.ts";
 import { lbStop } from "./lb-stop.ts";
 

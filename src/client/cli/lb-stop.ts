@@ -12,8 +12,8 @@ import { type Stopped, stopBalancer } from "../loadbalancer/stop.ts";
 import { type Cli, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
-import { forgetBalancer } from "./lb.ts";
 import { findBalancer, labelsOf } from "./lb-places.ts";
+import { forgetBalancer } from "./lb-saved.ts";
 import { changesOf, type ScaleOptions, watermarkText } from "./lb-settings.ts";
 import { Progress } from "./progress.ts";
 

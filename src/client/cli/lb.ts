@@ -4,23 +4,11 @@
 import { rm } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
-import { ProtocolError } from "../../base/errors.ts";
-import type {
-  LoadBalancerStart,
-  ScaleSettings,
-  StandbyPlace,
-  StandbyReserve,
-} from "../../wire/loadbalancer.ts";
+import type { LoadBalancerStart, ScaleSettings } from "../../wire/loadbalancer.ts";
 import { type Policy, SELF } from "../../wire/policy.ts";
-import {
-  type InstanceId,
-  parseInstanceId,
-  parseInvocationToken,
-  parseShutdownToken,
-} from "../../wire/token.ts";
-import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
+import type { InstanceId } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
-import type { BalancerEntry, StandbyEntry } from "../context.ts";
+import type { BalancerEntry } from "../context.ts";
 import { eventText, withNames } from "../loadbalancer/event-text.ts";
 import { makeOnionKey, type OnionKey, readOnionKey } from "../loadbalancer/onion-key.ts";
 import { balancerPackage, replicaPackage, standbyPackage } from "../loadbalancer/packages.ts";
@@ -33,7 +21,8 @@ import { boxLabel, type Cli, manifestOf, type Reach, savedReach, usage } from ".
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
 import { chooseLbBoxes, type LbBoxes, type LbReachOptions } from "./lb-boxes.ts";
-import { namesOfBoxes, standbysOf } from "./lb-places.ts";
+import { namesOfBoxes } from "./lb-places.ts";
+import { forgetBalancer, saveStandby } from "./lb-saved.ts";
 import { clientKeysOf, type ScaleOptions, scaleOf, targetOf, watermarkText } from "./lb-settings.ts";
 import { Progress } from "./progress.ts";
 import { checkName, saveFunction } from "./store.ts";
@@ -216,42 +205,6 @@ function entryOf({ key, boxes }: Prepared, instance: string): BalancerEntry {
     ...(standby ? { standby, own: ownAddress } : {}),
     ...(reserves.length > 0 ? { reserves } : {}),
   };
-}
-
-/**
- * Keeps where the standby is, or may be. The load balancer's box says so, and could name any machine: it has to be one of
- * those that were asked for.
- */
-export async function saveStandby(
-  cli: Cli,
-  name: string,
-  place: StandbyReserve & Partial<StandbyPlace>,
-): Promise<void> {
-  const said = tryParseAddress(place.box);
-  const isSaid = (address: string) =>
-    said !== undefined && formatAddress(said) === formatAddress(parseAddress(address));
-  const known: Partial<StandbyEntry> = {
-    invocationToken: parseInvocationToken(place.invocationToken),
-    shutdownToken: parseShutdownToken(place.shutdownToken),
-    ...(place.instance === undefined ? {} : { instance: parseInstanceId(place.instance) }),
-    ...(place.expiresAt === undefined ? {} : { expiresAt: place.expiresAt }),
-  };
-  await cli.context.update((data) => {
-    const entry = data.balancers[name];
-    if (!entry?.standby) return;
-    const wanted = standbysOf(entry).find(({ address }) => isSaid(address));
-    if (wanted) Object.assign(wanted, known);
-    // Where the load balancer itself was at first: the function there is the owner's own.
-    else if (entry.own === undefined || !isSaid(entry.own))
-      throw new ProtocolError("integrity", "Cannot trust box: it says that the standby is at another box");
-  });
-}
-
-export async function forgetBalancer(cli: Cli, name: string): Promise<void> {
-  await cli.context.update((data) => {
-    delete data.functions[name];
-    delete data.balancers[name];
-  });
 }
 
 function baseName({ site }: LbStartOptions): string {
