@@ -33,7 +33,8 @@ const LOAD = {
   answered: 7,
   clients: [{ id: 1, bytesPerSecond: 2, bytesTotal: 3, ageMs: 4 }],
 };
-const { start: START } = startOf({ site: utf8("xxxx"), replica: {}, standby: {} }, {});
+const STANDBY = { box: "b", silentMs: 5000, others: ["c"], own: "a" };
+const { start: START } = startOf({ site: utf8("xxxx"), replica: {}, standby: {} }, { standby: STANDBY });
 const SITE = siteOf({ "index.html": utf8("hello"), "a/b.css": utf8("x") });
 const REQUEST = 'GET /a%20b?c HTTP/1.1\r\nHost: x.onion\r\nRange: bytes=1-2\r\nIf-None-Match: "x"\r\n\r\n';
 
