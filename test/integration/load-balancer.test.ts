@@ -235,7 +235,8 @@ test("a standby takes over from a primary that died, within a second after it no
   // The points that the primary had: nobody was sent the one that the standby adds.
   scanForKeys(boxes, secrets, JSON.parse(kept ?? "{}") as KeptState);
   // It starts its own next instance, and none of the one that died.
-  assert.deepEqual(state.renew, { token: place.invocationToken, runtimeMs: 3600_000 });
+  const { invocationToken, shutdownToken } = place;
+  assert.deepEqual(state.renew, { token: invocationToken, shutdownToken, runtimeMs: 3600_000 });
   // The one that asked in between comes in again, by the point that is new.
   const insisting = { user, insists: true };
   assert.equal((await curl(net.socksTcp(), `http://${address}/`, insisting)).toString(), "hello\n");
@@ -257,7 +258,7 @@ test("before its time ends an instance starts the next one: clients, replicas an
     const asked = new Owner(await boxes.run("balancer", { token }, { args: [{ where: true }] }));
     return asked.until((answer) => ("at" in answer ? answer.at : undefined));
   };
-  assert.deepEqual(await where(), { instance: null }, "none yet");
+  assert.deepEqual(await where(), { instance: null, role: "primary" }, "none yet");
   await owner.say({ renew: { token, runtimeMs: RENEW_RUNTIME_MS_MIN } });
   const over = new AbortController();
   const clients = (async () => {
