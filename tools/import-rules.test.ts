@@ -18,6 +18,8 @@ test("brokenRules: what each room may import", () => {
   const ours = 'import { a } from "../../src/onion/link/';
   assert.deepEqual(broken("functions/a/function.ts", `${ours}stream-link.ts";`), []);
   assert.deepEqual(broken("functions/a/function.ts", `${ours}tls-link.ts";`), ["src/onion/link/tls-link.ts"]);
+  const all = 'import { a } from "../../src/onion/onion.ts";';
+  assert.deepEqual(broken("functions/a/function.ts", all), ["src/onion/onion.ts"]);
 });
 
 test("brokenRules: packages, Node's modules and comments do not count", () => {

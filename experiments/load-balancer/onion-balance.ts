@@ -79,7 +79,8 @@ export async function startOnionBalance(
   const child = await startBalancer(dir, configPath, manager.controlAddress);
   undo.defer(async () => {
     const exited = once(child, "exit");
-    if (child.exitCode === null && child.signalCode === null && child.kill()) await exited;
+    // Asked to end while it fetches descriptors it says that it does, and stays. It has nothing to put in order.
+    if (child.exitCode === null && child.signalCode === null && child.kill("SIGKILL")) await exited;
   });
   const owned = undo.move();
   return { address, [Symbol.asyncDispose]: () => owned.disposeAsync() };

@@ -122,7 +122,7 @@ function shownTable({ parts, columns }: Results): string {
         : [
             "first byte of a first connection / C tor's, median",
             "at most 110 %",
-            `${first.percentOfTor.ownBox} % with the replica on the load balancer's box, ${first.percentOfTor.otherBox} % on another (${first.ms.ownBox.median}, ${first.ms.otherBox.median} and ${first.ms.tor.median} ms, n ${first.samples})`,
+            `${first.percentOfTor.ownBox} % with the replica on the load balancer's box, ${first.percentOfTor.otherBox} % on another (${first.ms.ownBox.median}, ${first.ms.otherBox.median} and ${first.ms.tor.median} ms, n ${first.samples}); since the client's tor had sent the introduction ${first.sinceIntroduction.percentOfTor.ownBox} and ${first.sinceIntroduction.percentOfTor.otherBox} % (${first.sinceIntroduction.ms.ownBox.median}, ${first.sinceIntroduction.ms.otherBox.median} and ${first.sinceIntroduction.ms.tor.median} ms)`,
           ],
     );
   if (scale)

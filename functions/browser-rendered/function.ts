@@ -1,7 +1,7 @@
 // Browser with a browser: the same requests, answers and shapes as functions/browser, with pages as they stand after
 // their scripts. Needs the chromium image, which only some boxes offer (docs/spec/browse, docs/adr/0008-chromium.md).
 
-import { defineFunction } from "bento/function";
+import { type AnswerShape, defineFunction } from "bento/function";
 import { type BrowseSettings, decodeSettings } from "../../src/wire/browse.ts";
 import { browse, serve } from "../browser/browse.ts";
 import { parseOptions } from "../browser/options.ts";
@@ -18,6 +18,7 @@ export default defineFunction({
       rendered: ({ bytesMax, userAgent }: BrowseSettings) =>
         new RenderedEngine({ chromium, bytesMax, userAgent }),
       send: (bytes: Uint8Array) => session.send(bytes),
+      shape: (shape: AnswerShape) => session.shape(shape),
       signal: session.signal,
     };
     if (typeof first === "object" && first !== null) {

@@ -1,9 +1,9 @@
 // One answer from request to last byte: the engine loads, the writer compresses, the output sends. However loading goes
 // (error, silence, a page without end), the answer ends as its shape says.
 
+import type { Answers } from "bento/function";
 import type { BrowseSettings } from "../../src/wire/browse.ts";
-import { CELL_BYTES } from "../../src/wire/browse.ts";
-import { cellIntervalMs, type PaceClock } from "../../src/wire/pace.ts";
+import type { PaceClock } from "../../src/wire/pace.ts";
 import { pacingClock } from "../../src/wire/pacing-clock.ts";
 import { Breather } from "./breather.ts";
 import { DigestWriter } from "./digest-writer.ts";
@@ -18,6 +18,8 @@ export interface AnswerOptions {
   readonly url: string;
   readonly load: (visit: Visit) => Promise<void>;
   readonly send: Send;
+  /** Of a shape with sizes: the answers that the box sends. */
+  readonly answers?: Answers | undefined;
   /** The instance must stop. */
   readonly signal: AbortSignal;
   /** The client no longer wants the page. */
@@ -25,22 +27,25 @@ export interface AnswerOptions {
   readonly clock?: PaceClock;
 }
 
-/** Share of a shaped answer's longest time that is kept for sending what was fetched last. */
-const LAST_SHARE = 1 / 8;
+/** Share of a shaped answer's longest time that is kept for sending what was fetched last, beside the output's own reserve. */
+const LAST_SHARE = 1 / 16;
 
 export async function answer(options: AnswerOptions): Promise<void> {
   const { settings, url, load, signal, clock = pacingClock } = options;
   const { shape, deadlineMs } = settings;
-  const output: Output =
-    shape.kind === "bucket"
-      ? new ShapedOutput(shape, options.send, clock, signal)
-      : new PlainOutput(options.send, shape.pad);
+  let output: Output;
+  let longestMs = Number.POSITIVE_INFINITY;
+  if (shape.kind === "bucket") {
+    if (!options.answers) throw new Error("Cannot browse: the box shapes no answers");
+    const shaped = new ShapedOutput(shape, options.send, options.answers);
+    // Its first cells have left: what came before it may have kept this function busy.
+    longestMs = (await shaped.leftMs()) - (LAST_SHARE * 1000 * (shape.bytes.at(-1) ?? 0)) / shape.rate;
+    output = shaped;
+  } else {
+    output = new PlainOutput(options.send, shape.pad);
+  }
   const sink = new WaitingSink(new DigestWriter(output), clock);
   const ending = new AbortController();
-  const longestMs =
-    shape.kind === "bucket"
-      ? ((1 - LAST_SHARE) * ((shape.bytes.at(-1) ?? 0) * cellIntervalMs(CELL_BYTES, shape.rate))) / CELL_BYTES
-      : Number.POSITIVE_INFINITY;
   const stopTimer = startDeadline(deadlineMs, longestMs, sink, clock, ending);
   try {
     const all = [signal, ending.signal, ...(options.stop ? [options.stop] : [])];

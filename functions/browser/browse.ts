@@ -1,6 +1,8 @@
 // Browser apart from where it runs: the sandbox gives it the box's `fetch` and the session, tests give it their own.
 // `browse` answers one request from the arguments, `serve` those that come as messages until the client ends its input.
 
+import type { AnswerShape, Answers } from "bento/function";
+import { Changes } from "../../src/base/changes.ts";
 import {
   BrowseLimits,
   type BrowseRequest,
@@ -18,6 +20,8 @@ import { StaticEngine } from "./static-engine.ts";
 export interface Surroundings {
   readonly fetch: typeof globalThis.fetch;
   readonly send: Send;
+  /** Where the box sends answers of a few sizes. */
+  readonly shape?: (shape: AnswerShape) => Promise<Answers>;
   readonly signal: AbortSignal;
   readonly clock?: PaceClock;
   /** Where the function has a browser: the engine that drives it. */
@@ -33,12 +37,24 @@ export function openEngine(
   throw new Error("Cannot browse: this box runs no browser for functions; ask for the static engine");
 }
 
+/** Before anything else: from then on, nothing that happens here changes when something leaves. */
+async function answersOf(
+  { shape }: BrowseSettings,
+  begins: AnswerShape["begins"],
+  around: Surroundings,
+): Promise<Answers | undefined> {
+  if (shape.kind !== "bucket") return undefined;
+  return await around.shape?.({ bytes: shape.bytes, rate: shape.rate, begins });
+}
+
 /** Fetches and sends. A page that cannot be had is a digest, too: padded like any other. */
 export async function browse({ request, settings }: BrowseOptions, around: Surroundings): Promise<void> {
+  const answers = await answersOf(settings, "now", around);
   await using engine = openEngine(settings, around);
   await answer({
     ...around,
     settings,
+    answers,
     url: request.url.href,
     load: (visit) => engine.load(request, visit),
   });
@@ -56,6 +72,7 @@ export async function serve(
   settings: BrowseSettings,
   around: Surroundings,
 ): Promise<void> {
+  const answers = await answersOf(settings, "input", around);
   await using engine = openEngine(settings, around);
   const queue = new RequestQueue();
   const reading = queue.fill(messages);
@@ -65,6 +82,7 @@ export async function serve(
     await answer({
       ...around,
       settings,
+      answers,
       url,
       stop: stop.signal,
       load: async (visit) => {
@@ -94,7 +112,7 @@ class RequestQueue {
   #waiting: Waiting[] = [];
   #current: Waiting | undefined;
   #isEnded = false;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   async fill(messages: AsyncIterable<Uint8Array>): Promise<void> {
     try {
@@ -102,19 +120,19 @@ class RequestQueue {
         const request = parse(message);
         if ("stop" in request && request.stop) this.#stopEarlier();
         this.#waiting.push({ request, stop: new AbortController() });
-        this.#notify();
-        while (this.#waiting.length >= BrowseLimits.requestsWaitingMax) await this.#changed.promise;
+        this.#changes.notify();
+        while (this.#waiting.length >= BrowseLimits.requestsWaitingMax) await this.#changes.next;
       }
     } finally {
       this.#isEnded = true;
-      this.#notify();
+      this.#changes.notify();
     }
   }
 
   async next(): Promise<Waiting | undefined> {
-    while (this.#waiting.length === 0 && !this.#isEnded) await this.#changed.promise;
+    while (this.#waiting.length === 0 && !this.#isEnded) await this.#changes.next;
     this.#current = this.#waiting.shift();
-    this.#notify();
+    this.#changes.notify();
     return this.#current;
   }
 
@@ -126,12 +144,6 @@ class RequestQueue {
     for (const one of [this.#current, ...this.#waiting]) {
       one?.stop.abort(new FetchFailure("stopped", "the client asked for another page"));
     }
-  }
-
-  #notify(): void {
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
   }
 }
 

@@ -46,10 +46,6 @@ export class DigestWriter implements RecordSink {
   }
 
   async record(record: PageRecord): Promise<void> {
-    if (this.#output.room === Number.POSITIVE_INFINITY) {
-      await this.#write(record);
-      return;
-    }
     for (const fitting of await this.#fit(record)) await this.#write(fitting);
   }
 
@@ -78,16 +74,16 @@ export class DigestWriter implements RecordSink {
   /** `record` where there is room for it; else what can be said instead. */
   async #fit(record: PageRecord): Promise<PageRecord[]> {
     if (record.kind !== "page" && record.kind !== "resource") {
-      return worstBytes(lengthOf(this.#encoder.parts(record))) <= this.#room() ? [record] : [];
+      return worstBytes(lengthOf(this.#encoder.parts(record))) <= (await this.#room()) ? [record] : [];
     }
     const { body } = record;
     const headBytes = worstBytes(lengthOf(this.#encoder.parts(record)) - body.length);
-    const room = () => this.#room() - FAILURES_BYTES - headBytes;
-    if (worstBytes(body.length) <= room()) return [record];
-    const before = room();
+    const room = async () => (await this.#room()) - FAILURES_BYTES - headBytes;
+    const before = await room();
+    if (worstBytes(body.length) <= before) return [record];
     const fits = await fittingBytes(body, before);
     // Cells have gone by meanwhile.
-    const left = room();
+    const left = await room();
     if (fits.bytes === body.length && fits.compressed <= left) return [record];
     const kept =
       record.kind === "page" ? Math.floor((fits.bytes * Math.max(0, left)) / Math.max(1, before)) : 0;
@@ -97,8 +93,8 @@ export class DigestWriter implements RecordSink {
   }
 
   /** Bytes that compressed records may still have, whatever is under way. */
-  #room(): number {
-    return this.#output.room - Math.max(0, this.#givenBytes - this.#gotBytes) - END_BYTES;
+  async #room(): Promise<number> {
+    return (await this.#output.room()) - Math.max(0, this.#givenBytes - this.#gotBytes) - END_BYTES;
   }
 
   async #write(record: PageRecord): Promise<void> {

@@ -1,7 +1,7 @@
 // Browser: fetches web pages with everything they need, at the box, and sends them back so that an observer of the
 // client's link sees answers of a few sizes and durations, the same for every page (docs/spec/browse).
 
-import { defineFunction } from "bento/function";
+import { type AnswerShape, defineFunction } from "bento/function";
 import { decodeSettings } from "../../src/wire/browse.ts";
 import { browse, serve } from "./browse.ts";
 import { parseOptions } from "./options.ts";
@@ -15,6 +15,7 @@ export default defineFunction({
     const around = {
       fetch: env.fetch,
       send: (bytes: Uint8Array) => session.send(bytes),
+      shape: (shape: AnswerShape) => session.shape(shape),
       signal: session.signal,
     };
     if (typeof first === "object" && first !== null) await serve(session, decodeSettings(first), around);

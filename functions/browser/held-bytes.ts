@@ -1,6 +1,8 @@
 // Memory for bodies. Readers take bytes before they keep them and wait when too many are held; the writer gives them
 // back when the client has them. So a slow circuit slows the fetching, and a fast server cannot fill the sandbox.
 
+import { Changes } from "../../src/base/changes.ts";
+
 export class HeldBytes {
   readonly #bytesMax: number;
   #held = 0;
@@ -8,7 +10,7 @@ export class HeldBytes {
   readonly #readers = new Set<object>();
   /** Whole bodies that wait for the writer. While there is one, progress comes from the writer. */
   #waitingBodies = 0;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -31,7 +33,7 @@ export class HeldBytes {
         aborted.resolve();
       };
       signal.addEventListener("abort", onAbort, { once: true });
-      await Promise.race([this.#changed.promise, aborted.promise]);
+      await Promise.race([this.#changes.next, aborted.promise]);
       signal.removeEventListener("abort", onAbort);
     }
     this.#held += bytes;
@@ -42,25 +44,19 @@ export class HeldBytes {
     this.#readers.delete(reader);
     if (kept) this.#waitingBodies++;
     else this.#held -= bytes;
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** The writer has passed a body on. */
   release(bytes: number): void {
     this.#waitingBodies--;
     this.#held -= bytes;
-    this.#notify();
+    this.#changes.notify();
   }
 
   #mayTake(reader: object, bytes: number): boolean {
     if (this.#held + bytes <= this.#bytesMax) return true;
     const [first] = this.#readers;
     return first === reader && this.#waitingBodies === 0;
-  }
-
-  #notify(): void {
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
   }
 }

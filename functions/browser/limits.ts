@@ -39,8 +39,6 @@ export const BrowserLimits = {
   cookiesMax: 600,
   cookiesPerAnswerMax: 180,
   cookieBytesMax: 4096,
-  /** Compressed content that waits for its cells. */
-  queuedBytesMax: 128 * 1024,
   /** How long an engine has to stop after it was told to, before the instance is given up. */
   engineStopMs: 3000,
 } as const;

@@ -1,19 +1,19 @@
 // How the bytes of a digest leave the box: as they come, or in cells at a constant rate (spec/browse 4). What writes the
-// digest sees the same interface; `room` is what makes a shaped answer end in time.
+// digest sees the same interface; `room` is what makes a shaped answer hold all of it.
 
+import type { Answers } from "bento/function";
 import { concat } from "../../src/base/bytes.ts";
-import { CELL_BYTES, type Shape } from "../../src/wire/browse.ts";
-import { CellFiller } from "../../src/wire/cells.ts";
+import type { Shape } from "../../src/wire/browse.ts";
 import { DIGEST_END, DIGEST_MAGIC, encodeContentFrames, paddingPlan } from "../../src/wire/digest.ts";
-import { CellSchedule, cellIntervalMs, type PaceClock, pace } from "../../src/wire/pace.ts";
-import { BrowserLimits as Limits } from "./limits.ts";
+
+export type BucketShape = Shape & { kind: "bucket" };
 
 /** Resolves when there is room for more. */
 export type Send = (bytes: Uint8Array) => Promise<void>;
 
 export interface Output {
   /** Content that can still leave; infinite where only the digest's own limits count. */
-  readonly room: number;
+  room(): Promise<number>;
   /** Compressed records. Resolves when there is room for more; drops them when the answer has ended. */
   content(parts: readonly Uint8Array[]): Promise<void>;
   /** No more content. Resolves when the last byte has been sent. */
@@ -26,7 +26,6 @@ export interface Output {
 const MESSAGE_BYTES = 32 * 1024;
 
 export class PlainOutput implements Output {
-  readonly room = Number.POSITIVE_INFINITY;
   readonly #send: Send;
   readonly #multiple: number;
   readonly #ended = Promise.withResolvers<void>();
@@ -41,6 +40,10 @@ export class PlainOutput implements Output {
 
   get ended(): Promise<void> {
     return this.#ended.promise;
+  }
+
+  async room(): Promise<number> {
+    return Number.POSITIVE_INFINITY;
   }
 
   async content(parts: readonly Uint8Array[]): Promise<void> {
@@ -83,48 +86,39 @@ export class PlainOutput implements Output {
 /** Share of the cells that may pass without content while the last records are on their way through the compressor. */
 const RESERVE_SHARE = 1 / 16;
 
+/** Content of an answer whose cells the box sends: when, and how many, is not up to anything in this sandbox. */
 export class ShapedOutput implements Output {
   readonly ended: Promise<void>;
-  readonly #filler: CellFiller;
-  readonly #reserveBytes: number;
-  #left = Promise.withResolvers<void>();
+  readonly #shape: BucketShape;
+  readonly #send: Send;
+  readonly #answers: Answers;
 
-  /** Begins to send at once. */
-  constructor(shape: Shape & { kind: "bucket" }, send: Send, clock: PaceClock, signal: AbortSignal) {
-    const intervalMs = cellIntervalMs(CELL_BYTES, shape.rate);
-    this.#filler = new CellFiller(shape.bytes, (bytes) => crypto.getRandomValues(bytes));
-    this.#reserveBytes = Math.ceil(RESERVE_SHARE * (shape.bytes.at(-1) ?? 0));
-    const schedule = new CellSchedule(intervalMs, clock.now());
-    const next = () => {
-      const cell = this.#filler.next();
-      this.#notify();
-      return cell;
-    };
-    this.ended = pace({ clock, schedule, next, send, signal }).finally(() => {
-      this.#notify();
-    });
+  constructor(shape: BucketShape, send: Send, answers: Answers) {
+    this.#shape = shape;
+    this.#send = send;
+    this.#answers = answers;
+    this.ended = answers.ended();
     this.ended.catch(() => undefined);
   }
 
-  get room(): number {
-    return Math.max(0, this.#filler.room - this.#reserveBytes);
+  async room(): Promise<number> {
+    return Math.max(0, (await this.#answers.room()) - this.#reserveBytes);
+  }
+
+  /** For how long content can still come, while the circuit takes what the rate says: milliseconds. */
+  async leftMs(): Promise<number> {
+    return ((await this.room()) / this.#shape.rate) * 1000;
   }
 
   async content(parts: readonly Uint8Array[]): Promise<void> {
-    for (const part of parts) this.#filler.push(part);
-    while (this.#filler.queued > Limits.queuedBytesMax && !this.#filler.isEnded) {
-      await Promise.race([this.#left.promise, this.ended]);
-    }
+    for (const part of parts) await this.#send(part);
   }
 
   async end(): Promise<void> {
-    this.#filler.finish();
-    await this.ended;
+    await this.#answers.finish();
   }
 
-  #notify(): void {
-    const waiters = this.#left;
-    this.#left = Promise.withResolvers<void>();
-    waiters.resolve();
+  get #reserveBytes(): number {
+    return Math.ceil(RESERVE_SHARE * (this.#shape.bytes.at(-1) ?? 0));
   }
 }

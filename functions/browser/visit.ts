@@ -2,6 +2,7 @@
 // Fetching runs ahead, up to the limits on concurrency and memory; records leave in render order among those that are
 // ready, so that one dead server holds up nothing but itself.
 
+import { Changes } from "../../src/base/changes.ts";
 import { isFetchable } from "../../src/wire/browse.ts";
 import type { ContentRecord, FailureReason } from "../../src/wire/digest.ts";
 import { type CssScan, scanCss } from "../../src/wire/page/css.ts";
@@ -52,7 +53,7 @@ export class StaticVisit {
   #fontFaces = 0;
   #codePoints: Uint32Array = new Uint32Array();
   #pageUrl: string | undefined;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   constructor(context: FetchContext, request: PageRequest, scripts: boolean, sink: RecordSink) {
     this.#context = context;
@@ -206,7 +207,7 @@ export class StaticVisit {
       }
       if (this.#running === 0 && this.#pending.length === 0) return;
       await this.#sink.flush();
-      if (this.#ready.length === 0) await this.#changed.promise;
+      if (this.#ready.length === 0) await this.#changes.next;
     }
   }
 
@@ -259,7 +260,7 @@ export class StaticVisit {
     const left = (this.#runningPerHost.get(wanted.url.host) ?? 1) - 1;
     if (left === 0) this.#runningPerHost.delete(wanted.url.host);
     else this.#runningPerHost.set(wanted.url.host, left);
-    this.#notify();
+    this.#changes.notify();
   }
 
   #arrived(wanted: Wanted, fetched: Fetched): void {
@@ -289,12 +290,6 @@ export class StaticVisit {
       record: failureRecord(url, reason, detail),
       heldBytes: -1,
     });
-  }
-
-  #notify(): void {
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
   }
 }
 

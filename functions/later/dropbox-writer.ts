@@ -3,6 +3,7 @@
 
 import type { Bento, FarSession } from "bento/function";
 import { ByteQueue } from "../../src/base/byte-queue.ts";
+import { Changes } from "../../src/base/changes.ts";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { LaterLimits } from "../../src/wire/later.ts";
 import { within } from "../within.ts";
@@ -27,7 +28,7 @@ export class DropboxWriter {
   #isEnded = false;
   #failure: Error | undefined;
   readonly #open = Promise.withResolvers<void>();
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
   readonly #sealed: Promise<void>;
 
   constructor(
@@ -41,7 +42,7 @@ export class DropboxWriter {
     this.#sealed.catch((error: Error) => {
       this.#failure = error;
       this.#open.reject(error);
-      this.#notify();
+      this.#changes.notify();
     });
   }
 
@@ -54,18 +55,17 @@ export class DropboxWriter {
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += MESSAGE_BYTES) {
       const piece = bytes.slice(at, at + MESSAGE_BYTES);
-      while (!this.#failure && this.#held.length >= 2 * this.#target.put.partBytes)
-        await this.#changed.promise;
+      while (!this.#failure && this.#held.length >= 2 * this.#target.put.partBytes) await this.#changes.next;
       if (this.#failure) throw this.#failure;
       this.#held.push(piece);
-      this.#notify();
+      this.#changes.notify();
     }
   }
 
   /** No more content. Resolves when the Dropbox has all of it. */
   async seal(): Promise<void> {
     this.#isEnded = true;
-    this.#notify();
+    this.#changes.notify();
     await this.#sealed;
   }
 
@@ -104,7 +104,7 @@ export class DropboxWriter {
       throw error;
     } finally {
       attempt.isOver = true;
-      this.#notify();
+      this.#changes.notify();
       await session.detach().catch(() => undefined);
     }
   }
@@ -134,7 +134,7 @@ export class DropboxWriter {
       throw new Refused("the Dropbox does not have what was put");
     this.#held.drop(at - this.#kept);
     this.#kept = at;
-    this.#notify();
+    this.#changes.notify();
   }
 
   async #sendAll(
@@ -155,15 +155,9 @@ export class DropboxWriter {
         await session.send(new Uint8Array());
         return;
       } else {
-        await this.#changed.promise;
+        await this.#changes.next;
       }
     }
-  }
-
-  #notify(): void {
-    const { resolve } = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    resolve();
   }
 }
 

@@ -61,6 +61,19 @@ test("one that nobody could meet is tried so often", () => {
   assert.deepEqual([given.length, introductions.dropped], [TRIES_MAX, 1]);
 });
 
+test("each time by a number of its own: a replica takes none twice, and may be the only one", () => {
+  const { clock, introductions, given } = made();
+  const numbers: number[] = [];
+  introductions.take(MATERIAL);
+  numbers.push(given[0]?.number ?? 0);
+  introductions.take(MATERIAL);
+  numbers.push(given[1]?.number ?? 0);
+  introductions.again(given[0] as Introduction);
+  numbers.push(given[2]?.number ?? 0);
+  assert.equal(given[2]?.bornMs, clock.now());
+  assert.equal(new Set(numbers).size, 3);
+});
+
 test("the rate is that of the last ten seconds", async () => {
   const { introductions, clock } = made();
   for (let count = 0; count < 50; count++) introductions.take(MATERIAL);

@@ -6,7 +6,8 @@ import type { RendezvousMaterial } from "../../src/onion/service/handover.ts";
 import { LoadBalancerLimits as Limits } from "../../src/wire/loadbalancer.ts";
 
 export interface Introduction {
-  readonly number: number;
+  /** Another one each time that it is given: a replica takes no number twice. */
+  number: number;
   readonly material: RendezvousMaterial;
   readonly bornMs: number;
   /** How often it was given to a replica. */
@@ -54,16 +55,17 @@ export class Introductions {
     const nowMs = this.#clock.now();
     this.#forget();
     if (this.#recent.length < RATES_MAX) this.#recent.push(nowMs);
-    const number = this.#nextNumber;
-    // On the wire it has 32 bits.
-    this.#nextNumber = number === 0xffff_ffff ? 1 : number + 1;
-    this.#offer({ number, material, bornMs: nowMs, tries: 0, replica: undefined });
+    this.#offer({ number: this.#number(), material, bornMs: nowMs, tries: 0, replica: undefined });
   }
 
   /** A replica could not meet this one, or is gone: another one may, if the client still waits. */
   again(introduction: Introduction): void {
-    if (introduction.tries >= TRIES_MAX || this.#isOld(introduction)) this.dropped++;
-    else this.#offer(introduction);
+    if (introduction.tries >= TRIES_MAX || this.#isOld(introduction)) {
+      this.dropped++;
+      return;
+    }
+    introduction.number = this.#number();
+    this.#offer(introduction);
   }
 
   /** Tries those that wait, the oldest first. */
@@ -84,6 +86,13 @@ export class Introductions {
       return;
     }
     this.#waiting.push(introduction);
+  }
+
+  #number(): number {
+    const number = this.#nextNumber;
+    // On the wire it has 32 bits.
+    this.#nextNumber = number === 0xffff_ffff ? 1 : number + 1;
+    return number;
   }
 
   #isOld({ bornMs }: Introduction): boolean {

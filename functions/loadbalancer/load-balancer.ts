@@ -2,19 +2,16 @@
 // descriptors, hands each introduction to a replica, keeps replicas and a standby, tells its owner how it goes.
 // Boundary: relays, clients, boxes of replicas, the owner's messages. What has to outlive this instance is in `StateKeeper`.
 
-import { Buffer } from "node:buffer";
-import type { Bento, Json, Package, Storage } from "bento/function";
-import { orAborted } from "../../src/base/abort.ts";
+import type { Bento, Package, Storage } from "bento/function";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import type { Circuit } from "../../src/onion/circuit/circuit.ts";
-import { readExpandedKey } from "../../src/onion/crypto/blinding.ts";
-import {
-  type IntroductionPoint,
+import type {
+  IntroductionPoint,
   OnionService,
-  type PointLoss,
-  type PointLostAnswer,
+  PointLoss,
+  PointLostAnswer,
 } from "../../src/onion/service/onion-service.ts";
 import {
   LoadBalancerLimits,
@@ -22,16 +19,22 @@ import {
   type OwnerMessage,
   type ScaleSettings,
 } from "../../src/wire/loadbalancer.ts";
-import type { ReplicaStart } from "../replica/protocol.ts";
 import type { TorNode } from "../replica/tor-node.ts";
+import { Claims } from "./claims.ts";
+import { replicaStart, storedSite } from "./copies.ts";
+import { hasSuccessor, isFencedOff } from "./fencing.ts";
 import { Introductions } from "./introductions.ts";
 import type { Outbox } from "./outbox.ts";
-import { keptPoint, knownPoints, nameOf } from "./points.ts";
+import { keepStandby } from "./own-standby.ts";
+import { knownPoints, nameOf } from "./points.ts";
 import { Renewal } from "./renewal.ts";
 import { ReplicaSet } from "./replica-set.ts";
+import { Reports } from "./report.ts";
 import type { Seen } from "./seen.ts";
-import { hasTakenOver, StandbyLink } from "./standby-link.ts";
-import { KEYS, type KeptState, type StateKeeper } from "./state.ts";
+import { type ServiceParts, startService, wantedPoints } from "./service.ts";
+import type { StandbyKeeper } from "./standby-keeper.ts";
+import { askStandby } from "./standby-link.ts";
+import type { StateKeeper } from "./state.ts";
 
 export interface LoadBalancerParts {
   readonly bento: Bento;
@@ -59,15 +62,12 @@ export interface LoadBalancerParts {
 export type LoadBalancerEnd = "stopped" | "fenced-off" | "answered";
 
 const TICK_MS = 200;
-const POINTS_DEFAULT = 3;
-/** A renewed instance waits so long for all of its points: milliseconds. Clients wait longer for a replica. */
-const CLAIMS_MS = 10_000;
-/** And so long for the standby. */
+/** A renewed instance waits so long for the standby: milliseconds. */
 const STANDBY_MS = 10_000;
+/** One that goes on where another one ended does not wait longer than this for the standby's word. */
+const ASK_MS = 3000;
 /** A descriptor has no room for more (rend-spec-v3 2.5.2.2). */
 const POINTS_MAX = LoadBalancerLimits.introductionPointsMax;
-/** A point that was lost while the standby is not heard of is replaced after this long, where others are left: milliseconds. */
-const UNHEARD_MS = 60_000;
 
 export class LoadBalancer implements AsyncDisposable {
   readonly #parts: LoadBalancerParts;
@@ -78,16 +78,14 @@ export class LoadBalancer implements AsyncDisposable {
   readonly #counts = new Map<string, number>();
   readonly #stops: (() => void)[] = [];
   readonly #renewal: Renewal;
-  #standby: StandbyLink | undefined;
+  #standby: StandbyKeeper | undefined;
   #service: OnionService | undefined;
-  #watch: { readonly everyMs: number; readonly id?: number } | undefined;
-  #stopWatch: () => void = () => undefined;
+  readonly #reports: Reports;
   #isOver = false;
-  /** Points claimed, and those that an earlier instance or the primary had. */
-  #claimed = 0;
-  #hadPoints = 0;
+  #dismissesStandby = false;
+  /** Of the points that an earlier instance or the primary had. */
+  readonly #claims = new Claims();
   #hasStarted = false;
-  readonly #allClaimed = Promise.withResolvers<void>();
 
   constructor(keeper: StateKeeper, parts: LoadBalancerParts) {
     this.#keeper = keeper;
@@ -102,7 +100,7 @@ export class LoadBalancer implements AsyncDisposable {
       boxes: start.boxes,
       pack: parts.replicaPackage,
       start: replicaStart(keeper.state),
-      site: () => this.#site(),
+      site: () => storedSite(storage),
       nextId: () => {
         const id = keeper.state.nextReplicaId;
         keeper.note({ nextReplicaId: id + 1 });
@@ -116,6 +114,13 @@ export class LoadBalancer implements AsyncDisposable {
       onAgain: (introduction) => this.#introductions.again(introduction),
       onChange: async (kept) => keeper.change(kept),
       ...(uniform ? { uniform } : {}),
+    });
+    this.#reports = new Reports({
+      clock,
+      outbox,
+      isAttached: parts.isAttached,
+      state: () => this.#state(),
+      setTellsClients: (tells) => this.#replicas.setTellsClients(tells),
     });
     this.#renewal = new Renewal({
       bento,
@@ -144,21 +149,23 @@ export class LoadBalancer implements AsyncDisposable {
    * Throws BentoError `onion-service`, or the signal's reason.
    */
   async begin(signal: AbortSignal, circuits: ReadonlyMap<string, Circuit> = new Map()): Promise<void> {
-    const { node, seen, clock, log, isRenewal = false } = this.#parts;
-    const { state } = this.#keeper;
+    const { node, seen, clock, log, takeover, isRenewal = false } = this.#parts;
+    const keeper = this.#keeper;
+    const { state } = keeper;
     // To ask it would take it from the one before us, which does not wait for it to take over.
     if (
       !isRenewal &&
       state.standby &&
-      (await hasTakenOver(this.#parts.bento, state.standby, clock)) === true
+      (await askStandby(this.#parts.bento, state.standby, clock, ASK_MS)) === "took-over"
     ) {
       this.#fence();
       return;
     }
-    const wanted = state.start.introductionPoints ?? POINTS_DEFAULT;
     // Of those that earlier instances added, the newest.
-    const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wanted);
-    this.#hadPoints = known.length;
+    const known = knownPoints(state.points, node.network, seen, circuits).slice(-2 * wantedPoints(keeper));
+    this.#claims.expect(known.map(nameOf));
+    if (takeover) this.#sayTookOver(takeover.noticedMs, signal).catch(() => undefined);
+
     const attach = async () => {
       const attaching = this.#replicas.attach(state.homes, state.replicas);
       this.#tick();
@@ -166,62 +173,35 @@ export class LoadBalancer implements AsyncDisposable {
     };
     // The one before us keeps its replicas until no client comes to it any more: clients that come to us wait so long.
     const replicas = isRenewal ? undefined : attach();
-    const clients = state.start.clients?.map((key) => Uint8Array.from(Buffer.from(key, "base64")));
-    this.#service = await OnionService.start(
-      {
-        builder: node.builder,
-        paths: node.paths,
-        isTestingNetwork: node.isTestingNetwork,
-        identity: readExpandedKey(Uint8Array.from(Buffer.from(state.start.key, "base64"))),
-        introductionPoints: wanted,
-        ...(clients ? { clients } : {}),
-        clock,
-        log,
-        onIntroduction: (material, point) => {
-          const name = nameOf(point);
-          this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
-          this.#introductions.take(material);
-        },
-        onRefused: () => {
-          this.#introductions.refused++;
-        },
-        onSeen: (point, entry) => seen.add(nameOf(point), entry),
-        onPointClaimed: (point) => this.#pointClaimed(point),
-        onPointLost: async (point, loss) => this.#pointLost(point, loss),
-        onPoints: async (points) => this.#keeper.change({ points: points.map(keptPoint) }),
-        onPublished: (published) => this.#published(published),
-      },
-      {
-        known,
-        published: state.published ?? undefined,
-        signal,
-      },
-    );
-    node.onNetwork = (network) => {
-      this.#service?.update(network).catch((error: unknown) => {
-        log.warn("onion service not published", { error: messageOf(error) });
-      });
-    };
-    if (isRenewal) await this.#untilClaimed(signal);
+    this.#service = await startService({ keeper, node, clock, log, ...this.#handlers() }, known, signal);
+    if (isRenewal) await this.#claims.all(clock, signal);
     else this.#addPoint(signal);
     const attaching = replicas ?? attach();
     attaching.catch(() => undefined);
     if (isRenewal) await this.#takeCharge(signal);
+    // Before replicas are attached to: the box of one of them may be dead, and take long to say nothing.
+    else this.#beginStandby();
     await attaching;
-    if (!isRenewal) this.#beginStandby();
     this.#sayStarted();
-    this.#stopWatch();
-    this.#report();
+    this.#reports.now();
   }
 
-  /** Resolves when all points of the one before us are ours, or do not come. */
-  async #untilClaimed(signal: AbortSignal): Promise<void> {
-    const stop = this.#parts.clock.after(CLAIMS_MS, () => this.#allClaimed.resolve());
-    try {
-      await orAborted(this.#allClaimed.promise, signal);
-    } finally {
-      stop();
-    }
+  /** What happens to the service's points. */
+  #handlers(): Omit<ServiceParts, "keeper" | "node" | "clock" | "log"> {
+    return {
+      onIntroduction: (material, point) => {
+        const name = nameOf(point);
+        this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
+        this.#introductions.take(material);
+      },
+      onRefused: () => {
+        this.#introductions.refused++;
+      },
+      onSeen: (point, entry) => this.#parts.seen.add(nameOf(point), entry),
+      onPointClaimed: (point) => this.#pointClaimed(point),
+      onPointLost: async (point, loss) => this.#pointLost(point, loss),
+      onPublished: (published) => this.#published(published),
+    };
   }
 
   /** Lets the one before us go, when the standby hears from us: else it would hear of nobody, and take over. */
@@ -235,7 +215,7 @@ export class LoadBalancer implements AsyncDisposable {
 
   /** For clients that came while nobody was there. Not awaited: everybody else comes in by the points that there were. */
   #addPoint(signal: AbortSignal): void {
-    if (this.#hadPoints === 0 || this.#hadPoints >= POINTS_MAX) return;
+    if (this.#claims.wanted === 0 || this.#claims.wanted >= POINTS_MAX) return;
     this.#service?.addPoint(signal).catch((error: unknown) => {
       this.#parts.log.info("no further introduction point", { error: messageOf(error) });
     });
@@ -244,10 +224,7 @@ export class LoadBalancer implements AsyncDisposable {
   /** What an owner says. */
   async obey(message: OwnerMessage): Promise<void> {
     if ("watch" in message) {
-      this.#watch = message.watch;
-      this.#replicas.setTellsClients(message.watch.everyMs > 0);
-      this.#stopWatch();
-      this.#report();
+      this.#reports.watch(message.watch);
       return;
     }
     // Whoever says it to one that leaves says it again to the one that comes.
@@ -268,11 +245,12 @@ export class LoadBalancer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     this.#renewal.leave();
-    this.#stopWatch();
+    this.#reports.leave();
     for (const stop of this.#stops.splice(0)) stop();
     this.#service?.[Symbol.dispose]();
     this.#parts.node[Symbol.dispose]();
-    await Promise.all([this.#replicas.leave(), this.#standby?.leave(), this.#parts.seen.flush()]);
+    const standby = this.#dismissesStandby ? this.#standby?.dismiss() : this.#standby?.leave();
+    await Promise.all([this.#replicas.leave(), standby, this.#parts.seen.flush()]);
   }
 
   #tick(): void {
@@ -282,15 +260,6 @@ export class LoadBalancer implements AsyncDisposable {
     this.#renewal.tick();
     const stop = this.#parts.clock.after(TICK_MS, () => this.#tick());
     this.#stops.splice(0, this.#stops.length, stop);
-  }
-
-  #site(): AsyncIterable<Uint8Array> {
-    const { storage } = this.#parts;
-    return (async function* read() {
-      const site = await storage.get(KEYS.site);
-      if (!site) throw new Error("Cannot copy site: it is not in the storage");
-      yield* site.readable;
-    })();
   }
 
   #sayStarted(): void {
@@ -304,86 +273,51 @@ export class LoadBalancer implements AsyncDisposable {
     this.#parts.seen.keepOnly((this.#service?.introductionPoints ?? []).map(nameOf));
   }
 
-  #pointClaimed({ relay }: IntroductionPoint): void {
-    const { takeover, outbox, clock } = this.#parts;
-    outbox.event({ kind: "point-claimed", relay: relay.fingerprint });
-    this.#claimed++;
-    if (this.#claimed >= this.#hadPoints) this.#allClaimed.resolve();
-    if (takeover && this.#claimed === this.#hadPoints)
-      outbox.event({ kind: "took-over", afterMs: clock.now() - takeover.noticedMs });
+  #pointClaimed(point: IntroductionPoint): void {
+    this.#parts.outbox.event({ kind: "point-claimed", relay: point.relay.fingerprint });
+    this.#claims.add(nameOf(point));
+  }
+
+  /** Says so when clients come to us by all the points that there were. */
+  async #sayTookOver(noticedMs: number, signal: AbortSignal): Promise<void> {
+    const { clock, outbox } = this.#parts;
+    await this.#claims.all(clock, signal);
+    if (!this.#isOver) outbox.event({ kind: "took-over", afterMs: clock.now() - noticedMs });
   }
 
   #beginStandby(): void {
-    const { start, standby: place } = this.#keeper.state;
-    const { standbyPackage, bento, clock, log, outbox, storage, seen } = this.#parts;
-    if (!start.standby || !standbyPackage || this.#isOver) return;
-    this.#standby = new StandbyLink({
-      box: start.standby.box,
-      place,
-      pack: standbyPackage,
-      state: () => this.#keeper.state,
-      input: () => standbyInput(storage, this.#parts.replicaPackage, start.serve.kind === "files"),
-      replicaBytes: packageBytes(this.#parts.replicaPackage).length,
-      seen,
-      bento,
-      clock,
-      log,
-      onEvent: (event) => outbox.event(event),
-      onPlace: async (standby) => {
-        await this.#keeper.change({ standby });
-        if (standby) outbox.say({ standby });
-      },
+    if (this.#isOver) return;
+    this.#standby = keepStandby({
+      ...this.#parts,
+      keeper: this.#keeper,
       onTookOver: () => this.#fence(),
+      settled: async () => this.#renewal.settled(),
     });
-    this.#keeper.onChange = () => this.#standby?.stateChanged();
   }
 
   /** Whether a lost point is replaced: not when somebody else has the service now. */
   async #pointLost(point: IntroductionPoint, { isByRelay, reason }: PointLoss): Promise<PointLostAnswer> {
-    const { outbox, log } = this.#parts;
+    const { outbox, log, storage, clock } = this.#parts;
     this.#counts.delete(nameOf(point));
     await this.#renewal.settled();
     if (this.#isOver) return "leave";
     outbox.event({ kind: "point-lost", relay: point.relay.fingerprint });
     log.info("introduction point lost", { reason: reason.message });
     if (!isByRelay) return "replace";
-    if (await this.#hasSuccessor()) return this.#fence();
-    return this.#standby && (await this.#isFenced(this.#standby)) ? this.#fence() : "replace";
+    // That one takes the standby as well.
+    if (await hasSuccessor(storage, this.#keeper.state.epoch)) return this.#fence({ leavesStandby: true });
+    const standby = this.#standby;
+    if (!standby) return "replace";
+    const isEvident = () => this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
+    const facts = { clock, standby, isEvident, isOver: () => this.#isOver };
+    return (await isFencedOff(facts)) ? this.#fence() : "replace";
   }
 
-  /**
-   * Whether the standby has the point: it does not say that it waits, and somebody has attached to a replica, or all points
-   * are gone. No relay and no box of a replica can bring that about alone. Until then the other points stay as they
-   * are: relays may take long to end the circuits of points that somebody else has claimed.
-   */
-  async #isFenced(standby: StandbyLink): Promise<boolean> {
-    const { clock } = this.#parts;
-    const lostMs = clock.now();
-    for (let sinceMs = 0; sinceMs < UNHEARD_MS; sinceMs = clock.now() - lostMs) {
-      await clock.sleep(TICK_MS);
-      if (this.#isOver) return true;
-      if (standby.heardMs > lostMs) return false;
-      const isEvident = this.#replicas.wasTakenOver || this.#service?.introductionPoints.length === 0;
-      if (isEvident && sinceMs >= standby.silentMs) return true;
-    }
-    return false;
-  }
-
-  /** Whether a later instance of this function runs, which shares the storage. */
-  async #hasSuccessor(): Promise<boolean> {
-    try {
-      const kept = await this.#parts.storage.get(KEYS.state);
-      return (
-        kept !== undefined && (JSON.parse(await kept.text()) as KeptState).epoch > this.#keeper.state.epoch
-      );
-    } catch {
-      return false;
-    }
-  }
-
-  #fence(): "leave" {
+  /** Somebody else has the service, and the standby is not ours any more: it must not take it from them. */
+  #fence({ leavesStandby = false }: { readonly leavesStandby?: boolean } = {}): "leave" {
     if (!this.#isOver) {
       this.#parts.outbox.event({ kind: "fenced-off" });
+      this.#dismissesStandby = !leavesStandby;
       this.#leave();
     }
     return "leave";
@@ -398,34 +332,19 @@ export class LoadBalancer implements AsyncDisposable {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#service?.[Symbol.dispose]();
-    await this.#standby?.end();
-    this.#parts.outbox.say({ stopped: await this.#replicas.end() });
+    const [ended] = await Promise.all([this.#replicas.end(), this.#standby?.end()]);
+    this.#parts.outbox.say({ stopped: ended });
     this.#ended.resolve("stopped");
   }
 
-  #report(): void {
-    const watch = this.#watch;
-    // Before it has begun there is nothing to tell; `begin` comes back to it.
-    if (!watch || this.#isOver || !this.#service) return;
-    const { isAttached, outbox, clock } = this.#parts;
-    if (isAttached()) {
-      outbox.report({ ...(watch.id === undefined ? {} : { id: watch.id }), ...this.#state() });
-    } else if (watch.everyMs > 0) {
-      // Nobody reads: details would cost the grant's bytes for nothing. Whoever comes next asks again.
-      this.#watch = undefined;
-      this.#replicas.setTellsClients(false);
-      return;
-    }
-    if (watch.everyMs > 0) this.#stopWatch = clock.after(watch.everyMs, () => this.#report());
-  }
-
-  #state(): LoadBalancerReport {
+  /** undefined: it has not begun, or is over. */
+  #state(): LoadBalancerReport | undefined {
+    if (this.#isOver || !this.#service) return undefined;
     const { total, perSecond, waiting, dropped, refused } = this.#introductions;
-    const points = this.#service?.introductionPoints ?? [];
-    const { start } = this.#keeper.state;
+    const points = this.#service.introductionPoints;
     return {
       nowMs: this.#parts.clock.now(),
-      address: this.#service?.address ?? "",
+      address: this.#service.address,
       role: "primary",
       introductionPoints: points.map((point) => ({
         relay: point.relay.fingerprint,
@@ -434,34 +353,7 @@ export class LoadBalancer implements AsyncDisposable {
       introductions: { total, perSecond, waiting, dropped, refused },
       scale: this.#replicas.scale,
       replicas: this.#replicas.reports,
-      standby:
-        start.standby && this.#standby ? { box: start.standby.box, isReady: this.#standby.isWaiting } : null,
+      standby: this.#standby ? { box: this.#standby.box, isReady: this.#standby.isWaiting } : null,
     };
   }
 }
-
-function replicaStart({ start, siteDigest, epoch }: KeptState): ReplicaStart {
-  const { serve, virtualPort } = start;
-  return {
-    version: 1,
-    epoch,
-    virtualPort,
-    serve: serve.kind === "files" ? { kind: "files", siteBytes: serve.siteBytes, siteDigest } : serve,
-  };
-}
-
-export function packageBytes(pack: Package): Uint8Array {
-  return Uint8Array.from(Buffer.from(JSON.stringify(pack as unknown as Json)));
-}
-
-/** What a standby is sent first: the replica's package and the site. */
-async function* standbyInput(storage: Storage, pack: Package, hasSite: boolean): AsyncGenerator<Uint8Array> {
-  const bytes = packageBytes(pack);
-  for (let at = 0; at < bytes.length; at += INPUT_BYTES) yield bytes.subarray(at, at + INPUT_BYTES);
-  if (!hasSite) return;
-  const site = await storage.get(KEYS.site);
-  if (!site) throw new Error("Cannot copy site: it is not in the storage");
-  yield* site.readable;
-}
-
-const INPUT_BYTES = 256 * 1024;

@@ -43,7 +43,8 @@ export interface ReplicaPlace {
   readonly startedAtMs: number;
 }
 
-const NO_LOAD: ReplicaLoad = {
+/** Of a replica that has not reported yet. */
+export const NO_LOAD: ReplicaLoad = {
   connections: 0,
   bytesPerSecond: 0,
   bytesTotal: 0,

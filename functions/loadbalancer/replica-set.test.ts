@@ -4,10 +4,9 @@ import { utf8 } from "../../src/base/bytes.ts";
 import { TestClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import type { Session } from "../../src/guest/function.ts";
-import { random } from "../../src/onion/crypto/primitives.ts";
-import type { RendezvousMaterial } from "../../src/onion/service/handover.ts";
 import type { LoadBalancerEvent, ScaleSettings } from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes } from "../../test/support/in-process-boxes.ts";
+import { MATERIAL } from "../../test/support/rendezvous-material.ts";
 import {
   decodeCommand,
   encodeMessage,
@@ -16,31 +15,15 @@ import {
   type ReplicaMessage,
   type ReplicaStart,
 } from "../replica/protocol.ts";
+import { REFUSED_MS } from "./box-backoff.ts";
+import { END_MS } from "./in-time.ts";
 import { Introductions, TRIES_MAX } from "./introductions.ts";
-import { LOST_MS, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
-import {
-  GONE_MS,
-  LOW_HOLD_MS,
-  REFUSED_MS,
-  RENEW_BEFORE_MS,
-  ReplicaSet,
-  RUNTIME_MS_MIN,
-  START_MS,
-} from "./replica-set.ts";
+import { LOST_MS, NO_LOAD, PENDING_MAX, SILENT_MS } from "./replica-link.ts";
+import { RENEW_BEFORE_MS } from "./replica-renewal.ts";
+import { ATTACH_MS, ReplicaSet, START_MS } from "./replica-set.ts";
+import { RUNTIME_MS_MIN } from "./runtime-of.ts";
+import { GONE_MS, LOW_HOLD_MS } from "./scaling.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
-
-const MATERIAL: RendezvousMaterial = {
-  rendezvousPoint: {
-    host: "10.0.0.1",
-    port: 9001,
-    identity: { rsa: random(20), ed25519: random(32) },
-    ntorKey: random(32),
-  },
-  cookie: random(20),
-  handshake: random(64),
-  keySeed: random(32),
-  usesCongestionControl: false,
-};
 
 /** A replica that does what a test says. */
 class FakeReplica {
@@ -49,16 +32,7 @@ class FakeReplica {
   readonly commands: ReplicaCommand[] = [];
   readonly returned = Promise.withResolvers<void>();
   isReporting = true;
-  load: ReplicaLoad = {
-    connections: 0,
-    bytesPerSecond: 0,
-    bytesTotal: 0,
-    cpuPercent: 0,
-    met: 0,
-    failed: 0,
-    answered: 0,
-    clients: [],
-  };
+  load = NO_LOAD;
 
   constructor(box: string, session: Session) {
     this.box = box;
@@ -401,11 +375,13 @@ test("a replica that cannot meet a client: another one tries, so often and no mo
     const last = world.replicas.find((replica) => replica.meets.length > (had.get(replica) ?? 0));
     for (const replica of world.replicas) had.set(replica, replica.meets.length);
     assert.equal(world.introductions.dropped, 0);
-    await last?.say({ kind: "failed", epoch: 1, number: 1, reason: "no" });
+    await last?.say({ kind: "failed", epoch: 1, number: last.meets.at(-1) ?? 0, reason: "no" });
     await settled();
   }
-  const given = world.replicas.flatMap(({ meets }) => meets).length;
-  assert.deepEqual([given, world.introductions.dropped], [TRIES_MAX, 1]);
+  const given = world.replicas.flatMap(({ meets }) => meets);
+  assert.deepEqual([given.length, world.introductions.dropped], [TRIES_MAX, 1]);
+  // A replica takes none twice, and gets this one twice.
+  assert.equal(new Set(given).size, TRIES_MAX);
 });
 
 test("a replica that answers nothing gets so many and no more", async () => {
@@ -569,4 +545,58 @@ test("the next instance knows how long replicas may run", async () => {
     world.kept.homes.map(() => DAY_MS),
   );
   assert.ok(world.kept.homes.length > 0);
+});
+
+test("the end: all boxes are told at once, and one that does not answer is left after 15 s", async () => {
+  const world = new World({ replicasMin: 3, replicasMax: 3 });
+  await world.pass(2000);
+  assert.equal(world.set.serving, 3);
+  const shutdown = world.boxes.shutdown.bind(world.boxes);
+  const told: string[] = [];
+  world.boxes.shutdown = async (box, token) => {
+    told.push(box);
+    return box === "a" ? new Promise<never>(() => undefined) : shutdown(box, token);
+  };
+  const ending = world.set.end();
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(told.toSorted(), ["a", "b", "c"]);
+  await world.clock.advance(END_MS - 1);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await Promise.race([ending, Promise.resolve("waits")]), "waits");
+  await world.clock.advance(1);
+  assert.deepEqual(await ending, { replicasEnded: 3, left: ["a"] });
+});
+
+test("replicas that are taken up: one whose box does not answer is lost after 20 s, and another one is started for it", async () => {
+  const world = new World({ replicasMin: 2 });
+  const pack = { manifest: { name: "replica", image: "deno" as const }, source: "" };
+  const kept: KeptReplica[] = [];
+  for (const box of ["a", "b"]) {
+    const { instance } = await world.boxes.run(box, pack, { args: [{}] });
+    kept.push({ id: kept.length + 50, box, instance, startedAtMs: world.clock.now(), isRetiring: false });
+  }
+  const open = world.boxes.open.bind(world.boxes);
+  const late = Promise.withResolvers<void>();
+  let isLeft = false;
+  world.boxes.open = async (box, id) => {
+    if (box !== "a") return open(box, id);
+    await late.promise;
+    const far = await open(box, id);
+    const detach = async () => {
+      isLeft = true;
+    };
+    return { ...far, detach };
+  };
+  void world.set.attach([], kept);
+  await settled();
+  await world.replicas.find(({ box }) => box === "b")?.say({ kind: "serving", epoch: 1 });
+  await world.pass(ATTACH_MS - 200);
+  assert.deepEqual(world.states, ["a starting", "b serving"], "it counts meanwhile");
+  await world.pass(1000);
+  assert.equal(world.events[0]?.kind, "replica-lost");
+  assert.equal(world.set.serving, 2);
+  // The session that comes after all is left again: whoever else attaches is not disturbed.
+  late.resolve();
+  await settled();
+  assert.equal(isLeft, true);
 });

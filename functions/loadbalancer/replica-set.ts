@@ -1,19 +1,20 @@
 // All replicas: which of them gets the next client, when another one is started and when one is retired, and on which box.
 // Boundary: boxes that refuse, die or are slow. Nothing here waits for one of them while clients do.
 
-import type { Bento, Deployment, FarSession, Package } from "bento/function";
-import { orAborted } from "../../src/base/abort.ts";
+import type { Bento, Package } from "bento/function";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf, systemCode } from "../../src/base/errors.ts";
-import type {
-  LoadBalancerEvent,
-  ReplicaReport,
-  ScaleSettings,
-  Watermark,
-} from "../../src/wire/loadbalancer.ts";
-import { decodeMessage, encodeCommand, type ReplicaStart } from "../replica/protocol.ts";
+import type { LoadBalancerEvent, ReplicaReport, ScaleSettings } from "../../src/wire/loadbalancer.ts";
+import type { ReplicaStart } from "../replica/protocol.ts";
+import { BoxBackoff } from "./box-backoff.ts";
+import { chooseReplica } from "./choice.ts";
+import { openInTime } from "./in-time.ts";
 import type { Introduction } from "./introductions.ts";
+import { rehearse } from "./rehearsal.ts";
+import { ReplicaHomes } from "./replica-homes.ts";
 import { type ReplicaHost, ReplicaLink } from "./replica-link.ts";
+import { ReplicaRenewal } from "./replica-renewal.ts";
+import { type Carried, carriedBy, Surplus, wantsMore } from "./scaling.ts";
 import type { KeptHome, KeptReplica } from "./state.ts";
 
 export interface ReplicaSetParts {
@@ -39,28 +40,14 @@ export interface ReplicaSetParts {
   readonly uniform?: () => number;
 }
 
-/** All of the marks that are set must have been undercut for this long before a replica is retired. */
-export const LOW_HOLD_MS = 10_000;
-/** A silent replica keeps its place this long; when it comes back later, one too many is retired. */
-export const GONE_MS = 10_000;
 /** When this was not called for so long, we were held up ourselves: milliseconds. */
 const STALL_MS = 1000;
-/** After a box has refused, or a replica on it was lost, it is not asked for this long; doubled each time. */
-export const REFUSED_MS = 5000;
-export const REFUSED_MS_MAX = 300_000;
 /** After somebody else has attached to a replica, none is started for this long: milliseconds. */
 export const TAKEN_OVER_MS = 10_000;
+/** For attaching to a replica that an earlier instance, or the primary, had: nothing is started in its place meanwhile. */
+export const ATTACH_MS = 20_000;
 /** A replica that does not serve after this long is given up. */
 export const START_MS = 120_000;
-/**
- * So long before its box ends it, or a quarter of its runtime where that is less, a replica is replaced: its clients have
- * until then to finish.
- */
-export const RENEW_BEFORE_MS = 3600_000;
-/** A box that claims to end replicas sooner is not believed: nobody is to have us start them all the time. */
-export const RUNTIME_MS_MIN = 30_000;
-
-type Home = Omit<KeptHome, "box">;
 
 interface Starting {
   readonly id: number;
@@ -73,29 +60,34 @@ export class ReplicaSet {
   readonly #links = new Map<number, ReplicaLink>();
   /** Asked for, not attached yet. */
   readonly #asking = new Map<number, Starting>();
-  readonly #homes = new Map<string, Home>();
-  readonly #refusals = new Map<string, { readonly untilMs: number; readonly waitMs: number }>();
+  readonly #homes: ReplicaHomes;
+  readonly #backoff: BoxBackoff;
   /** Attached to, and not heard of yet: they were started long ago. */
   readonly #known = new Set<number>();
   readonly #ended = new AbortController();
   #scale: ScaleSettings;
   #tellsClients = false;
-  #lowSinceMs: number | undefined;
   #takenOverMs: number | undefined;
   #tickedMs: number;
   #isRehearsing = false;
-  /** The replica that is replaced, and the one that comes in its place: one at a time. */
-  #renewal: { readonly old: number; readonly next: number } | undefined;
+  readonly #renewal: ReplicaRenewal;
+  readonly #surplus: Surplus;
 
   constructor(scale: ScaleSettings, parts: ReplicaSetParts) {
     this.#scale = scale;
     this.#parts = parts;
     this.#tickedMs = parts.clock.now();
+    const { bento, clock, pack } = parts;
+    const { signal } = this.#ended;
+    this.#backoff = new BoxBackoff(clock);
+    this.#surplus = new Surplus(clock);
+    this.#renewal = new ReplicaRenewal(clock, (box) => this.#homes.runtimeMs(box));
+    this.#homes = new ReplicaHomes({ bento, clock, pack, signal, onChange: async () => this.#changed() });
   }
 
   /** Takes up with what an earlier instance, or the primary, had. Resolves when each was tried. */
   async attach(homes: readonly KeptHome[], replicas: readonly KeptReplica[]): Promise<void> {
-    for (const { box, ...home } of homes) this.#homes.set(box, home);
+    this.#homes.add(homes);
     await Promise.all(replicas.map(async (replica) => this.#attach(replica)));
     await this.#changed();
   }
@@ -121,7 +113,7 @@ export class ReplicaSet {
 
   setScale(scale: ScaleSettings): void {
     this.#scale = scale;
-    this.#lowSinceMs = undefined;
+    this.#surplus.reset();
     this.tick();
   }
 
@@ -134,7 +126,8 @@ export class ReplicaSet {
 
   /** False: no replica can take it now. */
   give(introduction: Introduction): boolean {
-    const link = this.#choose(introduction.replica);
+    const { choice } = this.#scale;
+    const link = chooseReplica(this.#all(), choice, introduction.replica, this.#parts.uniform);
     link?.give(introduction);
     return link !== undefined;
   }
@@ -161,20 +154,10 @@ export class ReplicaSet {
 
   /** Ends every replica and removes their functions. */
   async end(): Promise<{ readonly replicasEnded: number; readonly left: string[] }> {
-    const { bento } = this.#parts;
     this.#ended.abort(new Error("the load balancer was stopped"));
     const count = this.#links.size;
-    const left: string[] = [];
     for (const link of this.#links.values()) link.end();
-    await Promise.all(
-      [...this.#homes].map(async ([box, { shutdownToken }]) => {
-        try {
-          await bento.shutdown(box, shutdownToken);
-        } catch {
-          left.push(box);
-        }
-      }),
-    );
+    const left = await this.#homes.end();
     await this.leave();
     return { replicasEnded: count, left };
   }
@@ -189,76 +172,29 @@ export class ReplicaSet {
     return [...this.#links.values()];
   }
 
-  #choose(avoid: number | undefined): ReplicaLink | undefined {
-    const all = this.#all().filter(({ takes }) => takes);
-    const others = all.filter(({ place }) => place.id !== avoid);
-    const candidates = others.length > 0 ? others : all;
-    const least = Math.min(...candidates.map(({ connections }) => connections));
-    const best =
-      this.#scale.choice === "random"
-        ? candidates
-        : candidates.filter(({ connections }) => connections === least);
-    return best[Math.floor((this.#parts.uniform ?? Math.random)() * best.length)];
-  }
-
   #giveAgain(link: ReplicaLink): void {
     for (const introduction of link.takePending()) this.#parts.onAgain(introduction);
   }
 
-  /** Serving ones, and those that will: their number, and what they carry together. */
-  #carried(): {
-    readonly count: number;
-    readonly starting: number;
-    /** Silent ones that may come back any moment. */
-    readonly silent: number;
-    readonly sum: Required<Watermark>;
-  } {
-    const all = this.#all();
-    const serving = all.filter(({ state }) => state === "serving");
-    const starting = this.#asking.size + all.filter(({ state }) => state === "starting").length;
-    const sum = { connections: 0, bytesPerSecond: 0, cpuPercent: 0 };
-    for (const link of serving) {
-      sum.connections += link.connections;
-      sum.bytesPerSecond += link.load.bytesPerSecond;
-      sum.cpuPercent += link.load.cpuPercent;
-    }
-    const silent = all.filter((link) => link.state === "silent" && link.silentMs < GONE_MS).length;
-    return { count: serving.length, starting, silent, sum };
+  #carried(): Carried {
+    return carriedBy(this.#all(), this.#asking.size);
   }
 
-  /**
-   * Replaces the oldest of those that their boxes will end soon. It serves until the next one does; then it is retired. One
-   * after the other, whatever the most is: clients are to find all the others as they were.
-   */
   #renew(): void {
     if (this.#isTakenOver) return;
-    const { old, next } = this.#renewal ?? {};
-    if (old !== undefined && next !== undefined) {
-      if (this.#asking.has(next)) return;
-      const link = this.#links.get(next);
-      if (link?.state === "starting") return;
-      this.#renewal = undefined;
-      if (link?.state === "serving") {
-        this.#links.get(old)?.retire();
-        void this.#changed();
-      }
+    const links = this.#all();
+    const done = this.#renewal.settle(this.#links, (id) => this.#asking.has(id));
+    if (done === "waits") return;
+    if (done) {
+      done.retire();
+      void this.#changed();
     }
-    const { starting } = this.#carried();
-    const [due] = this.#all()
-      .filter((link) => link.state === "serving" && this.#isDue(link))
-      .toSorted((a, b) => a.place.startedAtMs - b.place.startedAtMs);
-    const box = due && starting === 0 ? this.#freeBox() : undefined;
+    const due = this.#carried().starting === 0 ? this.#renewal.due(links) : undefined;
+    const box = due ? this.#freeBox() : undefined;
     if (!due || box === undefined) return;
     const id = this.#parts.nextId();
-    this.#renewal = { old: due.place.id, next: id };
+    this.#renewal.begin(due, id);
     void this.#start(box, id);
-  }
-
-  #isDue({ place: { box, startedAtMs } }: ReplicaLink): boolean {
-    const runtimeMs = this.#homes.get(box)?.runtimeMs;
-    if (runtimeMs === undefined) return false;
-    const leftMs = startedAtMs + runtimeMs - this.#parts.clock.now();
-    return leftMs <= Math.min(RENEW_BEFORE_MS, runtimeMs / 4);
   }
 
   /** Whoever attached to a replica may have the whole service: then nothing is to be started any more. */
@@ -267,13 +203,8 @@ export class ReplicaSet {
   }
 
   #grow(): void {
-    const { replicasMin, replicasMax, high } = this.#scale;
     if (this.#isTakenOver) return;
-    for (;;) {
-      const { count, starting, silent, sum } = this.#carried();
-      const all = count + starting;
-      const wanted = all < replicasMin || (all > 0 && isAbove(sum, all, high));
-      if (!wanted || all + silent >= Math.max(replicasMin, replicasMax)) return;
+    while (wantsMore(this.#carried(), this.#scale)) {
       const box = this.#freeBox();
       if (box === undefined) return;
       void this.#start(box, this.#parts.nextId());
@@ -281,32 +212,12 @@ export class ReplicaSet {
   }
 
   #shrink(): void {
-    const { replicasMin, replicasMax, high, low } = this.#scale;
-    const { clock } = this.#parts;
-    const { count, starting, sum } = this.#carried();
-    if (count > replicasMax) {
-      this.#retireOne();
-      return;
-    }
-    // What the others would carry must be below the high mark, or the one that is retired would be started again.
-    const isLow =
-      count > Math.max(1, replicasMin) &&
-      starting === 0 &&
-      isBelow(sum, count, low) &&
-      !isAbove(sum, count - 1, high);
-    if (!isLow) {
-      this.#lowSinceMs = undefined;
-      return;
-    }
-    this.#lowSinceMs ??= clock.now();
-    if (clock.now() - this.#lowSinceMs < LOW_HOLD_MS) return;
-    this.#lowSinceMs = undefined;
-    this.#retireOne();
+    if (this.#surplus.isOneTooMany(this.#carried(), this.#scale)) this.#retireOne();
   }
 
   /** One that has not long to go, or the one with the fewest clients; of several the youngest. */
   #retireOne(): void {
-    const rank = (link: ReplicaLink) => (this.#isDue(link) ? 0 : 1);
+    const rank = (link: ReplicaLink) => (this.#renewal.isDue(link) ? 0 : 1);
     const [link] = this.#all()
       .filter(({ state }) => state === "serving")
       .toSorted((a, b) => rank(a) - rank(b) || a.connections - b.connections || b.place.id - a.place.id);
@@ -316,13 +227,12 @@ export class ReplicaSet {
 
   /** The box with the fewest replicas; of several the first in the owner's order. */
   #freeBox(isFitting: (box: string) => boolean = () => true): string | undefined {
-    const nowMs = this.#parts.clock.now();
     const counts = new Map<string, number>();
     const count = (box: string) => counts.set(box, (counts.get(box) ?? 0) + 1);
     for (const { place } of this.#links.values()) count(place.box);
     for (const { box } of this.#asking.values()) count(box);
     return this.#parts.boxes
-      .filter((box) => isFitting(box) && (this.#refusals.get(box)?.untilMs ?? 0) <= nowMs)
+      .filter((box) => isFitting(box) && this.#backoff.isFree(box))
       .toSorted((a, b) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0))[0];
   }
 
@@ -331,7 +241,7 @@ export class ReplicaSet {
     const starting = { id, box, atMs: clock.now() };
     this.#asking.set(starting.id, starting);
     try {
-      const far = await this.#run(box, start);
+      const far = await this.#homes.run(box, start);
       if (this.#ended.signal.aborted) {
         await far.close();
         return;
@@ -343,32 +253,6 @@ export class ReplicaSet {
     } finally {
       this.#asking.delete(starting.id);
     }
-  }
-
-  /** An instance of the function that is there already, which has the site; or of a new one. */
-  async #run(box: string, start: ReplicaStart): Promise<FarSession> {
-    const { bento, pack } = this.#parts;
-    const args = [start];
-    const home = this.#homes.get(box);
-    if (home) {
-      try {
-        return await bento.run(box, { token: home.invocationToken }, { args });
-      } catch (error) {
-        if (!isGone(error)) throw error;
-        // The box began anew, or its function expired.
-        this.#homes.delete(box);
-      }
-    }
-    const far = await bento.run(box, pack, { args });
-    const { deployment } = far;
-    if (deployment) {
-      const { invocationToken, shutdownToken } = deployment;
-      const runtimeMs = runtimeOf(deployment);
-      const known = runtimeMs === undefined ? {} : { runtimeMs };
-      this.#homes.set(box, { invocationToken, shutdownToken, ...known });
-      await orAborted(this.#changed(), this.#ended.signal);
-    }
-    return far;
   }
 
   /**
@@ -388,15 +272,9 @@ export class ReplicaSet {
 
   async #rehearseAt(box: string): Promise<void> {
     try {
-      await using far = await this.#run(box, { ...this.#parts.start, isRehearsal: true });
-      for await (const bytes of far) {
-        const message = decodeMessage(bytes);
-        if (message.kind !== "hello" || !message.needsSite) continue;
-        for await (const piece of this.#parts.site()) {
-          this.#ended.signal.throwIfAborted();
-          await far.send(encodeCommand({ kind: "site", bytes: piece }));
-        }
-      }
+      const { start, site } = this.#parts;
+      await using far = await this.#homes.run(box, { ...start, isRehearsal: true });
+      await rehearse(far, site, this.#ended.signal);
     } catch (error) {
       if (this.#ended.signal.aborted) return;
       this.#refused(box, error);
@@ -410,7 +288,8 @@ export class ReplicaSet {
     // It counts as starting meanwhile: nothing is started in its place.
     this.#asking.set(id, { id, box, atMs: startedAtMs });
     try {
-      const far = await this.#parts.bento.open(box, instance);
+      const { bento, clock } = this.#parts;
+      const far = await openInTime(bento, { box, instance }, { clock, limitMs: ATTACH_MS });
       this.#known.add(id);
       this.#links.set(
         id,
@@ -447,7 +326,7 @@ export class ReplicaSet {
   async #serving(link: ReplicaLink): Promise<void> {
     const { id, box, startedAtMs } = link.place;
     const { clock, onEvent, onRoom } = this.#parts;
-    this.#refusals.delete(box);
+    this.#backoff.succeeded(box);
     if (!this.#known.delete(id))
       onEvent({ kind: "replica-started", id, box, afterMs: clock.now() - startedAtMs });
     onRoom();
@@ -463,7 +342,7 @@ export class ReplicaSet {
     if (isDone) {
       this.#parts.onEvent({ kind: "replica-retired", id, box });
     } else {
-      this.#refuse(box);
+      this.#backoff.failed(box);
       this.#parts.onEvent({ kind: "replica-lost", id, box, reason });
     }
     void this.#changed();
@@ -471,50 +350,18 @@ export class ReplicaSet {
   }
 
   #refused(box: string, error: unknown): void {
-    this.#refuse(box);
+    this.#backoff.failed(box);
     const code = systemCode(error) ?? "failed";
     this.#parts.onEvent({ kind: "replica-refused", box, code, message: messageOf(error) });
   }
 
-  #refuse(box: string): void {
-    const before = this.#refusals.get(box)?.waitMs;
-    const waitMs = Math.min(REFUSED_MS_MAX, before === undefined ? REFUSED_MS : 2 * before);
-    this.#refusals.set(box, { untilMs: this.#parts.clock.now() + waitMs, waitMs });
-  }
-
   /** Those that do not serve yet are not kept: the next instance could not know how far they came. */
   async #changed(): Promise<void> {
-    const homes = [...this.#homes].map(([box, home]) => ({ box, ...home }));
     const replicas = this.#all()
       .filter(({ report }) => report.state !== "starting")
       .map(({ place, isRetiring }) => ({ ...place, isRetiring }));
-    await this.#parts.onChange({ homes, replicas });
+    await this.#parts.onChange({ homes: this.#homes.kept, replicas });
   }
-}
-
-const DIMENSIONS = ["connections", "bytesPerSecond", "cpuPercent"] as const;
-
-/** Whether the mean of `count` replicas is at or above any mark. */
-function isAbove(sum: Required<Watermark>, count: number, mark: Watermark): boolean {
-  return DIMENSIONS.some((name) => sum[name] / count >= (mark[name] ?? Number.POSITIVE_INFINITY));
-}
-
-/** Whether it is below all marks, of which there is one at least. */
-function isBelow(sum: Required<Watermark>, count: number, mark: Watermark): boolean {
-  const set = DIMENSIONS.filter((name) => mark[name] !== undefined);
-  return set.length > 0 && set.every((name) => sum[name] / count < (mark[name] ?? 0));
-}
-
-/** How long the box lets each instance run: milliseconds. It is the box's word. */
-export function runtimeOf({ grant }: Deployment): number | undefined {
-  const { limits } = grant as { readonly limits?: { readonly runtimeMs?: unknown } };
-  const runtimeMs = limits?.runtimeMs;
-  return typeof runtimeMs === "number" && runtimeMs >= RUNTIME_MS_MIN ? runtimeMs : undefined;
-}
-
-/** The function is not there any more. */
-function isGone(error: unknown): boolean {
-  return systemCode(error) === "bad-token";
 }
 
 function unstarted(id: number, box: string, startedAtMs: number): ReplicaReport {

@@ -27,7 +27,8 @@ import {
   type StandbyStart,
 } from "./standby-protocol.ts";
 import { checkedOwnerMessage, checkedStart, Input } from "./start.ts";
-import { KEYS, type KeptState, loadJson, StateKeeper } from "./state.ts";
+import { KEYS, loadJson, StateKeeper } from "./state.ts";
+import { asTaker } from "./takeover.ts";
 
 export interface RunParts {
   readonly session: Pick<Session, "send" | "attached" | "signal" | typeof Symbol.asyncIterator>;
@@ -51,7 +52,10 @@ export async function runLoadBalancer(given: unknown, parts: RunParts): Promise<
 
 async function answerWhere({ session, storage }: RunParts): Promise<LoadBalancerEnd> {
   const instance = (await (await storage.get(KEYS.instance))?.text()) ?? null;
-  await session.send(JSON.stringify({ at: { instance } } satisfies OwnerAnswer));
+  const role = await (await storage.get(KEYS.role))?.text();
+  const answer: OwnerAnswer =
+    role === "primary" || role === "standby" ? { at: { instance, role } } : { at: { instance } };
+  await session.send(JSON.stringify(answer));
   return "answered";
 }
 
@@ -120,7 +124,10 @@ class Instance {
     isAgain,
   }: StandbyStart["standby"]): Promise<LoadBalancerEnd> {
     const { storage, log, clock, session } = this.#parts;
+    await storage.put(KEYS.role, "standby");
     if (isAgain !== true) await this.#storePackage(KEYS.replica, replicaBytes);
+    // Better to fail now than when it counts.
+    else await loadJson(storage, KEYS.replica);
     if (isAgain !== true && siteBytes > 0) await this.#storeSite(siteBytes);
     const node = await this.#node;
     using standby = new Standby({
@@ -153,14 +160,16 @@ class Instance {
     } = {},
   ): Promise<LoadBalancerEnd> {
     const { storage, bento, clock, log, session, uniform } = this.#parts;
-    const hasStandby = !takeover && keeper.state.start.standby !== undefined;
+    await storage.put(KEYS.role, "primary");
+    // Who took over has none to install: what its primary installed is started.
+    const hasPackage = !takeover && (await storage.get(KEYS.standby)) !== undefined;
     await using balancer = new LoadBalancer(keeper, {
       bento,
       storage,
       node: await this.#node,
       seen: this.#seen,
       replicaPackage: (await loadJson(storage, KEYS.replica)) as unknown as Package,
-      standbyPackage: hasStandby
+      standbyPackage: hasPackage
         ? ((await loadJson(storage, KEYS.standby)) as unknown as Package)
         : undefined,
       clock,
@@ -199,7 +208,10 @@ class Instance {
       if (beat && this.#standby) {
         // A primary that lives all the same learns that it is one no more.
         if (balancer) this.#tell({ tookOver: { epoch: this.#standby.state?.epoch ?? 0 } });
-        else this.#standby.hear(beat);
+        else {
+          this.#standby.hear(beat);
+          await this.#noteInstance(beat.state?.standby?.instance);
+        }
       } else if (balancer) {
         await balancer.obey(checkedOwnerMessage(bytes, balancer.scale));
       } else if (this.#early.length < EARLY_MAX) {
@@ -210,6 +222,14 @@ class Instance {
     }
   }
 
+  /** A standby does not know by itself which instance it is: its owner, who has the function's token alone, asks (`where`). */
+  async #noteInstance(instance: string | undefined): Promise<void> {
+    if (instance === undefined || instance === this.#noted) return;
+    this.#noted = instance;
+    await this.#parts.storage.put(KEYS.instance, instance);
+  }
+
+  #noted: string | undefined;
   #unsent = 0;
 
   /** To the primary, while it is there: what waits for it is old news. */
@@ -245,14 +265,4 @@ class Instance {
   }
 }
 
-/** As the standby goes on with it: what starts its primary anew is not what starts itself. */
-function asTaker(kept: KeptState): KeptState {
-  const { renew: _, standby, ...state } = kept;
-  const { invocationToken: token, runtimeMs } = standby ?? {};
-  const renew = token !== undefined && runtimeMs !== undefined ? { renew: { token, runtimeMs } } : {};
-  return { ...state, ...renew, epoch: state.epoch + TAKEOVER_EPOCHS, standby: null };
-}
-
 const EARLY_MAX = 16;
-/** So that a primary that goes on all the same, counting by ones, never has the epoch of its standby. */
-const TAKEOVER_EPOCHS = 0x1_0000;

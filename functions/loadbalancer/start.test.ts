@@ -45,6 +45,17 @@ test("a request is taken as it is, or the first thing that is wrong is named", (
   assert.throws(() => checkedStart(null), /malformed/u);
 });
 
+test("boxes that may have the key as well: as many as there may be, and one more", () => {
+  const packages = { ...START.packages, standbyBytes: 1 };
+  const withOthers = (others: unknown, own: unknown = "own") =>
+    checkedStart({ ...START, packages, standby: { box: "b", others, own } });
+  const boxes = Array.from({ length: Limits.standbyOthersMax }, (_, at) => `box${at}`);
+  assert.deepEqual(withOthers(boxes).standby?.others, boxes);
+  assert.throws(() => withOthers([...boxes, "more"]), /malformed: standby.others/u);
+  assert.throws(() => withOthers([1]), /malformed: standby.others/u);
+  assert.throws(() => withOthers([], ""), /malformed: standby.own/u);
+});
+
 test("a scale holds together", () => {
   checkScale(SCALE);
   for (const change of [
@@ -67,6 +78,8 @@ test("what an owner says", () => {
   assert.deepEqual(read({ stop: true }), { stop: true });
   const renew = { token: "t", runtimeMs: RENEW_RUNTIME_MS_MIN };
   assert.deepEqual(read({ renew: { ...renew, more: 1 } }), { renew });
+  const ending = { ...renew, shutdownToken: "s" };
+  assert.deepEqual(read({ renew: ending }), { renew: ending });
   for (const wrong of [
     null,
     {},
@@ -75,6 +88,7 @@ test("what an owner says", () => {
     { scale: { replicasMin: 9 } },
     { renew: { ...renew, runtimeMs: RENEW_RUNTIME_MS_MIN - 1 } },
     { renew: { ...renew, token: "" } },
+    { renew: { ...renew, shutdownToken: 1 } },
     { renew: null },
   ])
     assert.throws(() => read(wrong), /malformed/u);

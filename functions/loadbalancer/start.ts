@@ -36,12 +36,14 @@ export function checkedStart(given: unknown): LoadBalancerStart {
   const { standbyBytes } = packages;
   wants(standbyBytes === undefined || isWhole(standbyBytes, 1, PACKAGE_BYTES_MAX), "packages.standbyBytes");
   if (standby !== undefined) {
-    const { box, silentMs } = record(standby);
+    const { box, silentMs, others, own } = record(standby);
     wants(isText(box) && standbyBytes !== undefined, "standby");
     wants(
       silentMs === undefined || isWhole(silentMs, Limits.silentMsMin, Limits.silentMsMax),
       "standby.silentMs",
     );
+    wants(others === undefined || isList(others, isText, Limits.standbyOthersMax), "standby.others");
+    wants(own === undefined || isText(own), "standby.own");
   }
   return given as LoadBalancerStart;
 }
@@ -77,10 +79,12 @@ export function checkedOwnerMessage(bytes: Uint8Array, current: ScaleSettings): 
     return { scale: { replicasMin, replicasMax, high, low, choice } };
   }
   if ("renew" in message) {
-    const { token, runtimeMs } = record(message["renew"]);
+    const { token, runtimeMs, shutdownToken } = record(message["renew"]);
     wants(isText(token), "renew.token");
+    wants(shutdownToken === undefined || isText(shutdownToken), "renew.shutdownToken");
     wants(isWhole(runtimeMs, RENEW_RUNTIME_MS_MIN, Number.MAX_SAFE_INTEGER), "renew.runtimeMs");
-    return { renew: { token: token as string, runtimeMs: runtimeMs as number } };
+    const known = shutdownToken === undefined ? {} : { shutdownToken: shutdownToken as string };
+    return { renew: { token: token as string, runtimeMs: runtimeMs as number, ...known } };
   }
   const { everyMs, id } = record(message["watch"]);
   wants(everyMs === 0 || isWhole(everyMs, Limits.reportMsMin, 3600_000), "watch.everyMs");

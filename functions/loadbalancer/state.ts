@@ -32,6 +32,14 @@ export interface KeptReplica {
   readonly isRetiring: boolean;
 }
 
+/** The load balancer's function at a box where a standby may be. */
+export interface KeptStandbyHome extends KeptHome {
+  /** When the box removes it: Unix milliseconds; it may not have said. */
+  readonly expiresAt?: number;
+  /** An instance there has stored package and site. */
+  readonly isFilled: boolean;
+}
+
 export interface KeptState {
   readonly version: 1;
   readonly start: LoadBalancerStart;
@@ -46,8 +54,14 @@ export interface KeptState {
   readonly homes: readonly KeptHome[];
   readonly replicas: readonly KeptReplica[];
   readonly standby: StandbyPlace | null;
+  /** Where one can be started by token. */
+  readonly standbyHomes?: readonly KeptStandbyHome[];
+  /** How many standbys whoever is in charge has placed so far. */
+  readonly standbysPlaced?: number;
+  /** The box in charge, as others name it, after a takeover: before, it is the `own` of the start. */
+  readonly at?: string;
   /** What starts another instance of this function, and how long its box lets each run: milliseconds. The owner says it. */
-  readonly renew?: { readonly token: string; readonly runtimeMs: number };
+  readonly renew?: { readonly token: string; readonly runtimeMs: number; readonly shutdownToken?: string };
   /** The newest epoch whose instance has the introduction points: to the one before it, which waits for that. */
   readonly inCharge?: number;
 }
@@ -57,8 +71,10 @@ export const KEYS = {
   replica: "package/replica",
   standby: "package/standby",
   site: "site",
-  /** The newest instance that this function started itself: its id. */
+  /** The newest instance that this function, or whoever it stands by, started here: its id. */
   instance: "instance",
+  /** What that one is: "primary" or "standby". */
+  role: "role",
 } as const;
 
 /** The parts of the state that change. */

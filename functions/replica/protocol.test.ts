@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { BentoError } from "../../src/base/errors.ts";
 import { random } from "../../src/onion/crypto/primitives.ts";
 import { LoadBalancerLimits } from "../../src/wire/loadbalancer.ts";
+import { MATERIAL } from "../../test/support/rendezvous-material.ts";
 import {
   checkedReplicaStart,
   decodeCommand,
@@ -23,18 +24,6 @@ const LOAD = {
   failed: 2,
   answered: 11,
   clients: [CLIENT, { ...CLIENT, id: 8 }],
-};
-const MATERIAL = {
-  rendezvousPoint: {
-    host: "10.0.0.1",
-    port: 9001,
-    identity: { rsa: random(20), ed25519: random(32) },
-    ntorKey: random(32),
-  },
-  cookie: random(20),
-  handshake: random(64),
-  keySeed: random(32),
-  usesCongestionControl: true,
 };
 
 const COMMANDS: readonly ReplicaCommand[] = [

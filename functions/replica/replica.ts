@@ -8,6 +8,7 @@ import type { Clock } from "../../src/base/clock.ts";
 import { messageOf } from "../../src/base/errors.ts";
 import type { Log } from "../../src/base/log.ts";
 import { CircuitPool } from "../../src/onion/circuit-pool.ts";
+import { ORPHAN_MS } from "../../src/wire/loadbalancer.ts";
 import { Clients } from "./clients.ts";
 import { type ByteStream, serveHttp } from "./http-server.ts";
 import { Meetings } from "./meetings.ts";
@@ -35,8 +36,6 @@ export interface ReplicaParts {
 
 /** Between two reports, which are heartbeats, too. */
 export const REPORT_MS = 500;
-/** Without a load balancer and without clients for this long, a replica ends: nobody knows of it any more. */
-export const ORPHAN_MS = 10 * 60_000;
 /** For everything before it serves: network, circuits, site. */
 const START_MS = 10 * 60_000;
 /** Circuits kept ready: as many introductions at once find one. */

@@ -2,6 +2,7 @@
 // sealed. What fails is taken back; the client puts it elsewhere.
 
 import type { Bento, Deployment, FarSession, Package } from "bento/function";
+import { Changes } from "../../src/base/changes.ts";
 import type { DropboxAnswer, PutRequest } from "../../src/wire/dropbox.ts";
 import { within } from "../within.ts";
 
@@ -18,7 +19,7 @@ export class ShardLane {
   #sealed = false;
   #failure: Error | undefined;
   #over = false;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   constructor(
     bento: Bento,
@@ -38,21 +39,21 @@ export class ShardLane {
 
   /** Hands over the next record; resolves when the last one is on its way. At once when this shard has failed. */
   async push(record: Uint8Array): Promise<void> {
-    while (this.#waiting && !this.#over) await this.#changed.promise;
+    while (this.#waiting && !this.#over) await this.#changes.next;
     if (this.#over) return;
     this.#waiting = record;
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** No more records. */
   seal(): void {
     this.#sealed = true;
-    this.#notify();
+    this.#changes.notify();
   }
 
   fail(error: unknown): void {
     this.#failure ??= error instanceof Error ? error : new Error(String(error));
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** Resolves when the shard is whole at its box. */
@@ -75,7 +76,7 @@ export class ShardLane {
       throw error;
     } finally {
       this.#over = true;
-      this.#notify();
+      this.#changes.notify();
       await session?.detach().catch(() => undefined);
     }
   }
@@ -95,12 +96,12 @@ export class ShardLane {
       if (record) {
         await within(STALL_MS, session.send(record), stalled);
         this.#waiting = undefined;
-        this.#notify();
+        this.#changes.notify();
       } else if (this.#sealed) {
         await session.send(new Uint8Array());
         return;
       } else {
-        await this.#changed.promise;
+        await this.#changes.next;
       }
     }
   }
@@ -112,12 +113,6 @@ export class ShardLane {
       if ("refused" in answer) throw new Error(`the Dropbox refuses: ${answer.refused}`);
     }
     throw new Error("the Dropbox ended early");
-  }
-
-  #notify(): void {
-    const { resolve } = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    resolve();
   }
 }
 

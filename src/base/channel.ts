@@ -1,5 +1,7 @@
 // A bounded queue between a producer and a consumer: the one place where back-pressure is made.
 
+import { Changes } from "./changes.ts";
+
 /** Why a channel takes no more values. */
 export class ChannelClosed extends Error {
   override readonly name = "ChannelClosed";
@@ -15,7 +17,7 @@ export class Channel<T> implements AsyncIterable<T> {
   #values: { value: T; cost: number }[] = [];
   #cost = 0;
   #end: { error?: unknown } | undefined;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   /** @param costOf defaults to 1 per value; pass the byte length to bound bytes. */
   constructor(capacity: number, costOf: (value: T) => number = () => 1) {
@@ -38,7 +40,7 @@ export class Channel<T> implements AsyncIterable<T> {
     const cost = this.#costOf(value);
     this.#values.push({ value, cost });
     this.#cost += cost;
-    this.#notify();
+    this.#changes.notify();
     return this.#cost < this.#capacity;
   }
 
@@ -57,7 +59,7 @@ export class Channel<T> implements AsyncIterable<T> {
       const first = this.#values.shift();
       if (first) {
         this.#cost -= first.cost;
-        this.#notify();
+        this.#changes.notify();
         return first.value;
       }
       if (this.#end) {
@@ -71,13 +73,13 @@ export class Channel<T> implements AsyncIterable<T> {
   /** No more values. Those queued are still delivered. */
   close(): void {
     this.#end ??= {};
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** Ends with an error, which the consumer gets after the queued values. First reason wins. */
   fail(error: unknown): void {
     this.#end ??= { error };
-    this.#notify();
+    this.#changes.notify();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<T> {
@@ -88,15 +90,9 @@ export class Channel<T> implements AsyncIterable<T> {
     }
   }
 
-  #notify(): void {
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
-  }
-
   async #wait(signal: AbortSignal | undefined): Promise<void> {
     signal?.throwIfAborted();
-    const changed = this.#changed.promise;
+    const changed = this.#changes.next;
     if (!signal) return changed;
     const aborted = Promise.withResolvers<never>();
     const onAbort = () => {

@@ -42,6 +42,7 @@ function addLocal(program: Command, act: Act): void {
     .description("all checks and tests; ends with a line `N passed, N failed`")
     .argument("[filter...]", "only files whose path contains one of these")
     .option("--no-checks", "leave out format, lint, types and import rules")
+    .option("--times", "name the slowest files")
     .option("--verbose", "name every test")
     .action((filters: string[], options) =>
       act(async (cli) => (await import("./commands/test.ts")).test(cli, filters, options)),
@@ -354,7 +355,11 @@ function addBalancers(program: Command, act: Act): void {
       "of replicas, in order of preference, e.g. self,box1; all that suit when left out",
       list,
     )
-    .option("--standby <box>", "a second load balancer there, which takes over when the first one dies")
+    .option(
+      "--standby <boxes>",
+      "a second load balancer at the first of these, which takes over when the first one dies; the others come next",
+      list,
+    )
     .option("--distinct <kinds>", "relay, family or both: no two replicas beside one relay or family", list)
     .option("--region <codes>", "replicas only in these countries, e.g. DE,SE, as operators claim", list)
     .option("--avoid-region <codes>", "in none of these countries", list)

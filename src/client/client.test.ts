@@ -192,14 +192,16 @@ for (const way of ["run", "open"] as const) {
   });
 }
 
+/** Says three bytes, and loses its client when that has them. */
+const breaking: TestScript = async (call) => {
+  call.output(utf8("abc"));
+  await call.acknowledged(3);
+  call.breakConnection();
+  return { kind: "returned" };
+};
+
 test("Session: one that ends with its connection does not attach again", async () => {
-  const script: TestScript = async (call) => {
-    call.output(utf8("abc"));
-    await call.acknowledged(3);
-    call.breakConnection();
-    return { kind: "returned" };
-  };
-  await using box = await TestBox.start({ script });
+  await using box = await TestBox.start({ script: breaking });
   using client = new BoxClient({ address: box.address, dial: directDial, clock: impatient });
   const session = await client.run({ package: HELLO }, { args: [] }, { endsWithConnection: true });
   await assert.rejects(messages(session), code("connection-lost"));
@@ -231,13 +233,7 @@ test("Session.detach: leaves the instance running; attaching from the offset giv
 });
 
 test("Session: a box that skips or repeats output is refused", async () => {
-  const script: TestScript = async (call) => {
-    call.output(utf8("abc"));
-    await call.acknowledged(3);
-    call.breakConnection();
-    return { kind: "returned" };
-  };
-  await using box = await TestBox.start({ script });
+  await using box = await TestBox.start({ script: breaking });
   using client = new BoxClient({ address: box.address, dial: directDial, clock: impatient });
   const session = await client.run({ package: HELLO }, { args: [] });
   const instance = box.instances.get(session.instance);

@@ -94,6 +94,17 @@ const laterEntry = z.object({
 });
 export type LaterEntry = z.infer<typeof laterEntry>;
 
+/** The box of a further load balancer, as boxes name it; what else is needed to find it once it is there. */
+const standbyEntry = z.object({
+  ...reach,
+  address: z.string(),
+  instance: z.string().optional(),
+  invocationToken: z.string().optional(),
+  shutdownToken: z.string().optional(),
+  expiresAt: z.number().optional(),
+});
+export type StandbyEntry = z.infer<typeof standbyEntry>;
+
 /** A load balancer (spec/loadbalancer), beside the function that it is. */
 const balancerEntry = z.object({
   instance: z.string(),
@@ -101,16 +112,11 @@ const balancerEntry = z.object({
   address: z.string(),
   keyFile: z.string(),
   startedAt: z.number(),
-  /** The box of a second load balancer, as boxes name it; what else is needed to reach it once it is there. */
-  standby: z
-    .object({
-      ...reach,
-      address: z.string(),
-      instance: z.string().optional(),
-      invocationToken: z.string().optional(),
-      shutdownToken: z.string().optional(),
-    })
-    .optional(),
+  /** Its own box, as boxes name it. */
+  own: z.string().optional(),
+  standby: standbyEntry.optional(),
+  /** Where a standby may be when it is not there, in order of preference. */
+  reserves: z.array(standbyEntry).optional(),
 });
 export type BalancerEntry = z.infer<typeof balancerEntry>;
 

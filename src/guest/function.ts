@@ -65,6 +65,31 @@ export interface Session extends AsyncIterable<Uint8Array> {
   readonly signal: AbortSignal;
   /** Whether a client is attached at the moment. */
   readonly attached: boolean;
+  /**
+   * From now on output leaves in answers of few sizes, at a rate that nothing in the sandbox changes: the box sends them,
+   * in messages of 4096 bytes, as a digest in cells (docs/spec/browse.md, 4). What `send` is given is their content, without
+   * the bounds of messages. Once, before any output; rejects with `code` "bad-call".
+   */
+  shape(shape: AnswerShape): Promise<Answers>;
+}
+
+export interface AnswerShape {
+  /** 1 to 32 sizes, ascending multiples of 4096 bytes up to 128 MiB: an answer ends after the first at which all has been sent. */
+  readonly bytes: readonly number[];
+  /** Bytes per second: 65536 or up to five times doubled. */
+  readonly rate: number;
+  /** "now": one answer at once. "input": one for each message, those that have come already among them, as soon as it is there. */
+  readonly begins: "now" | "input";
+}
+
+/** Answers one after the other: content and methods are about the first that was not finished. */
+export interface Answers {
+  /** Bytes of content that it can still carry: what is sent beyond is dropped. 0 when it has ended. */
+  room(): Promise<number>;
+  /** It gets no more content; what is sent from now on is the next one's. Resolves when its last cell has left. */
+  finish(): Promise<void>;
+  /** Resolves when its last cell has left, finished or not. */
+  ended(): Promise<void>;
 }
 
 /**
@@ -181,7 +206,8 @@ export interface Storage {
    * as it was at the call, even if it is replaced or deleted before it was read. Resolves with the size of the message when
    * the client has taken it, which can be long; with undefined, at once, when there is no such key. An instance that does not
    * wait may end: its output still reaches the client. Rejects with "storage-offset" beyond the value's end, and with
-   * "storage-erased" when the function ended, or removed itself, before all was taken: then the rest is lost.
+   * "storage-erased" when the function ended, or removed itself, before all was taken: then the rest is lost; and with
+   * "bad-call" once the output has a shape.
    */
   send(
     key: string,

@@ -13,6 +13,8 @@ class FakeCircuit {
   readonly extended: CircuitRelay[] = [];
   readonly #closed = Promise.withResolvers<BentoError>();
   isOpen = true;
+  /** Built to its end at once, not ahead of time. */
+  startedFor: CircuitRelay | undefined;
   failsToExtend = false;
 
   get closed(): Promise<BentoError> {
@@ -34,7 +36,13 @@ class FakeCircuit {
 function poolOf(size: number, { holds = false } = {}) {
   const clock = new TestClock();
   const built: FakeCircuit[] = [];
-  const world = { fails: false, suits: true, waiting: [] as (() => void)[] };
+  const world = {
+    fails: false,
+    /** What leads to the end from the circuit that was started as the n-th; undefined: it does not suit. */
+    rest: (_started: number, end: CircuitRelay): CircuitRelay[] | undefined => [end],
+    waiting: [] as (() => void)[],
+  };
+  let started = 0;
   const pool = new CircuitPool({
     size,
     clock,
@@ -43,14 +51,14 @@ function poolOf(size: number, { holds = false } = {}) {
         if (holds) await new Promise<void>((resolve) => world.waiting.push(resolve));
         if (world.fails) throw new BentoError("onion-unreachable", "no");
         const circuit = new FakeCircuit();
-        if (path.length === 3) circuit.extended.push(END);
+        if (path.length === 3) circuit.startedFor = END;
         built.push(circuit);
         return circuit as unknown as Circuit;
       },
     },
     paths: {
-      start: () => [RELAY, RELAY],
-      rest: (_start, end) => (world.suits ? [end] : undefined),
+      start: () => [RELAY, { bandwidth: started++ } as Relay],
+      rest: (start, end) => world.rest(start.at(-1)?.bandwidth ?? 0, end),
       to: (end) => [RELAY, RELAY, end],
     },
   });
@@ -87,10 +95,35 @@ test("few are built at once", async () => {
 test("where none suits the end, or none is ready, one is built for it", async () => {
   const { pool, built, world } = poolOf(2);
   await settled();
-  world.suits = false;
+  world.rest = () => undefined;
   const circuit = await pool.to(END);
   assert.equal(circuit, built[2]);
   assert.equal(pool.ready, 2);
+  pool[Symbol.dispose]();
+});
+
+test("of several that suit, one that needs a single relay more", async () => {
+  const { pool, built, world } = poolOf(3);
+  await settled();
+  world.rest = (started, end) => (started === 1 ? [end] : [RELAY, end]);
+  assert.equal(await pool.to(END), built[1]);
+  assert.deepEqual(built[1]?.extended, [END]);
+  pool[Symbol.dispose]();
+});
+
+test("those that never suit whoever comes do not fill the pool", async () => {
+  const { pool, world } = poolOf(4);
+  await settled();
+  // Every other circuit ends at the relay that all clients wait at.
+  world.rest = (started, end) => (started % 2 === 0 ? undefined : [end]);
+  let missed = 0;
+  for (let clients = 0; clients < 100; clients++) {
+    const circuit = (await pool.to(END)) as unknown as FakeCircuit;
+    if (circuit.startedFor === END) missed++;
+    await settled();
+    assert.equal(pool.ready, 4);
+  }
+  assert.ok(missed <= 5, `${missed} of 100 found none`);
   pool[Symbol.dispose]();
 });
 

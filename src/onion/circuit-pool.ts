@@ -25,11 +25,15 @@ interface Ready {
   readonly circuit: Circuit;
   readonly start: readonly Relay[];
   readonly builtMs: number;
+  /** How often it did not suit whoever came. */
+  passedOver: number;
 }
 
 /** C tor lets go of clean circuits after 30 minutes. */
 const AGE_MS_MAX = 20 * 60_000;
 const BUILDS_AT_ONCE = 4;
+/** Where the same few ends are wanted again and again, those that do not suit them would be all that is left in the end. */
+const PASSED_OVER_MAX = 1;
 const RETRY_MS = 500;
 const RETRY_MS_MAX = 30_000;
 
@@ -85,13 +89,18 @@ export class CircuitPool implements Disposable {
     const oldestMs = this.#clock.now() - AGE_MS_MAX;
     for (const one of this.#ready.filter(({ builtMs }) => builtMs < oldestMs)) one.circuit.destroy();
     this.#ready = this.#ready.filter(({ circuit }) => circuit.isOpen);
-    for (const [index, { circuit, start }] of this.#ready.entries()) {
-      const rest = this.#options.paths.rest(start, end);
-      if (!rest) continue;
-      this.#ready.splice(index, 1);
-      return { circuit, rest };
+    let best: { readonly one: Ready; readonly rest: CircuitRelay[] } | undefined;
+    for (const one of this.#ready) {
+      const rest = this.#options.paths.rest(one.start, end);
+      if (rest && rest.length < (best?.rest.length ?? Infinity)) best = { one, rest };
+      if (rest?.length === 1) break;
+      one.passedOver++;
     }
-    return undefined;
+    if (best) this.#ready.splice(this.#ready.indexOf(best.one), 1);
+    for (const { circuit } of this.#ready.filter(({ passedOver }) => passedOver > PASSED_OVER_MAX))
+      circuit.destroy();
+    this.#ready = this.#ready.filter(({ circuit }) => circuit.isOpen);
+    return best && { circuit: best.one.circuit, rest: best.rest };
   }
 
   #fill(): void {
@@ -111,7 +120,7 @@ export class CircuitPool implements Disposable {
         circuit.destroy();
         return;
       }
-      const ready = { circuit, start, builtMs: this.#clock.now() };
+      const ready = { circuit, start, builtMs: this.#clock.now(), passedOver: 0 };
       this.#ready.push(ready);
       this.#retryMs = RETRY_MS;
       void circuit.closed.then(() => this.#broke(ready));

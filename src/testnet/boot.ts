@@ -271,7 +271,8 @@ async function readConsensus(
     const running = info[key].match(/^s .*\bRunning\b/gmu)?.length ?? 0;
     const described = info["md/all"].match(/^onion-key$/gmu)?.length ?? 0;
     if (running < relays || described < relays) return undefined;
-    return { text: info[key], microdescriptors: info["md/all"] };
+    // The control port leaves the last line end out. To a consensus without it, tor can apply no diff, and goes on with it for ever.
+    return { text: `${info[key]}\n`, microdescriptors: info["md/all"] };
   } catch (error) {
     // Before the first vote tor has no such document: 551 or 552.
     if (error instanceof BentoError && error.code === "tor-refused") return undefined;

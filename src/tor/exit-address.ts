@@ -285,13 +285,15 @@ export class ExitAddressDialer implements AsyncDisposable {
     return { [Symbol.asyncDispose]: restore };
   }
 
-  /** Attaches a stream of ours to its circuit, hands any other back to tor. */
+  /**
+   * Attaches a stream of ours to its circuit, hands any other back to tor that waits for it. Tor's own streams to
+   * directories do not: ATTACHSTREAM would break them off, and tor would give up the guard that they go to.
+   */
   async #place(event: StreamEvent): Promise<void> {
-    if (!["NEW", "NEWRESOLVE", "DETACHED", "CONTROLLER_WAIT"].includes(event.status)) return;
-    const { socksUsername } = event;
+    const { socksUsername, status } = event;
     const ours = this.#waiting.get(socksUsername ?? "");
     try {
-      if (ours && event.status === "DETACHED")
+      if (ours && status === "DETACHED")
         // Tor would look for another circuit, and no other will do.
         ours.abort.abort(
           new BentoError(
@@ -302,10 +304,10 @@ export class ExitAddressDialer implements AsyncDisposable {
             },
           ),
         );
-      else if (ours && event.status === "NEW") {
+      else if (ours && status === "NEW") {
         await this.#control.attachStream(event.streamId, ours.circuitId);
         ours.isPlaced = true;
-      } else if (!ours && !socksUsername?.startsWith(USER_PREFIX))
+      } else if (!ours && status === "CONTROLLER_WAIT" && !socksUsername?.startsWith(USER_PREFIX))
         await this.#control.attachStream(event.streamId, "0");
     } catch (error) {
       // A foreign stream that tor attached before us, or that has gone (552, 555), is no concern of ours.

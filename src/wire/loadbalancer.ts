@@ -15,6 +15,8 @@ export const LoadBalancerLimits = {
   siteFilesMax: 10_000,
   introductionPointsMax: 20,
   boxesMax: 64,
+  /** Boxes that may have a service's key, beside those of its load balancer and of the first standby. */
+  standbyOthersMax: 7,
   clientsMax: 256,
   /** Silence of a primary that a standby may be told to wait for: milliseconds. */
   silentMsMin: 1000,
@@ -79,8 +81,21 @@ export type LoadBalancerStart = {
   readonly clients?: readonly string[];
   readonly packages: { readonly replicaBytes: number; readonly standbyBytes?: number };
   /** A second load balancer that takes over when this one is silent for so long: milliseconds, 5000 when left out. */
-  readonly standby?: { readonly box: string; readonly silentMs?: number };
+  readonly standby?: {
+    readonly box: string;
+    readonly silentMs?: number;
+    /**
+     * Boxes that may have the key as well: where a standby is placed, in this order, when `box` takes none, has lost its
+     * own, or has the service itself.
+     */
+    readonly others?: readonly string[];
+    /** The box of the load balancer, as others name it: where a standby may be when the service has gone elsewhere. */
+    readonly own?: string;
+  };
 };
+
+/** A replica that has heard of no load balancer for so long ends when its last client has gone: milliseconds. */
+export const ORPHAN_MS = 600_000;
 
 /** The shortest runtime of a load balancer's instances that it can be told: milliseconds. */
 export const RENEW_RUNTIME_MS_MIN = 10_000;
@@ -96,7 +111,7 @@ export type LoadBalancerResume = {
   readonly renews?: true;
 };
 
-/** Answers `at`, and ends: for an owner who finds the instance gone that it knew. */
+/** Answers `at`, and ends: for an owner who finds the instance gone that it knew, or wants to know who is in charge. */
 export type LoadBalancerWhere = { readonly where: true };
 
 export type OwnerMessage =
@@ -108,9 +123,11 @@ export type OwnerMessage =
   | { readonly scale: Partial<ScaleSettings> }
   /**
    * The function's own invocation token, and the runtime that its box granted (milliseconds): before that is over, the
-   * instance starts its successor.
+   * instance starts its successor. With the shutdown token a standby that took over may start one here in its turn.
    */
-  | { readonly renew: { readonly token: string; readonly runtimeMs: number } }
+  | {
+      readonly renew: { readonly token: string; readonly runtimeMs: number; readonly shutdownToken?: string };
+    }
   /** Replicas and standby end, the service is left, the function removes itself. */
   | { readonly stop: true };
 
@@ -200,14 +217,20 @@ export type StandbyPlace = {
   readonly runtimeMs?: number;
   /** Unix milliseconds. */
   readonly startedAtMs?: number;
+  /** When its box removes the function: Unix milliseconds. */
+  readonly expiresAt?: number | undefined;
 };
+
+/** Where the function is installed, and a standby may be started: what its owner needs to find it there. */
+export type StandbyReserve = Pick<StandbyPlace, "box" | "invocationToken" | "shutdownToken" | "expiresAt">;
 
 export type OwnerAnswer =
   /** The service is published, and a replica serves. */
   | { readonly started: { readonly address: string } }
   | { readonly standby: StandbyPlace }
-  /** The newest instance that the function started itself; null: none. */
-  | { readonly at: { readonly instance: string | null } }
+  | { readonly reserve: StandbyReserve }
+  /** The newest instance that was not started by the owner, null: none; and what runs as this function, where that is known. */
+  | { readonly at: { readonly instance: string | null; readonly role?: "primary" | "standby" } }
   | { readonly report: LoadBalancerReport }
   | { readonly event: LoadBalancerEvent & { readonly atMs: number } }
   /** The last one. `left`: boxes of replicas that could not be told to end; they do when they have heard nothing for long. */

@@ -12,9 +12,10 @@ import { PATHS } from "../../src/wire/api.ts";
 import { encodeGuestFrame, GUEST_FRAME } from "../../src/wire/guest-frame.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import type { TestSession } from "../support/box-client.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 26_100, count: 40 };
+const UIDS = ownUids(40);
 const IMAGES = ["deno", "python"] as const;
 type Image = (typeof IMAGES)[number];
 

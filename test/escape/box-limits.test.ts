@@ -13,9 +13,10 @@ import { type Outcome, PATHS } from "../../src/wire/api.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import type { TestSession } from "../support/box-client.ts";
 import { untilNone } from "../support/leftovers.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 26_200, count: 40 };
+const UIDS = ownUids(40);
 const RSS_MAX_BYTES = 400 * 2 ** 20;
 const INVOCATIONS = 10_000;
 const CONNECTIONS = 64;

@@ -17,7 +17,7 @@ import { SpawnedBox } from "../support/spawned-box.ts";
 
 /** A network of this machine that the box's operator allows, as on a private test network. */
 const ALLOWED = "127.66.0.1";
-const UIDS = { first: 26_000, count: 40 };
+const UIDS = ownUids(40);
 const resources = new AsyncDisposableStack();
 
 /** A web server that counts its connections. */
@@ -179,6 +179,8 @@ def main(targets):
 `,
   },
 };
+
+import { ownUids } from "../support/own-uids.ts";
 
 type Result = readonly [host: string, way: string, outcome: true | string];
 type Target = readonly [host: string, port: number, path: string];

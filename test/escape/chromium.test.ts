@@ -12,10 +12,9 @@ import { setTimeout } from "node:timers/promises";
 import { type Browser, chromium } from "playwright-core";
 import type { InstanceNet } from "../../src/box/host/services.ts";
 import type { Grant } from "../../src/wire/grant.ts";
-import { fakeNet, GuestBench, grantOf, type RunningGuest } from "../integration/guest-harness.ts";
+import { BENCH_UIDS, fakeNet, GuestBench, grantOf, type RunningGuest } from "../integration/guest-harness.ts";
 import { skipRendered } from "../support/rendered-session.ts";
 
-const FIRST_UID = 26_500;
 const MIB = 1024 * 1024;
 
 /** Drives the browser: the argument is a list of `[url, expression]`, each answered with the value as JSON. */
@@ -79,7 +78,7 @@ describe("escape: chromium", { skip: skipRendered, timeout: 120_000 }, () => {
   let udpMessages = 0;
 
   before(async () => {
-    bench = await GuestBench.open("sandbox", FIRST_UID, ["chromium", "deno"]);
+    bench = await GuestBench.open("sandbox", ["chromium", "deno"]);
     outside = await chromium.launch({
       executablePath: "/usr/bin/chromium",
       args: ["--no-sandbox", "--disable-gpu", "--disable-features=WebRtcHideLocalIpsWithMdns"],
@@ -270,7 +269,7 @@ describe("escape: chromium", { skip: skipRendered, timeout: 120_000 }, () => {
   it("processes and threads stop at their limit, and the box goes on", async () => {
     await using guest = await start([], { limits: { pids: 96 }, browsers: 12 });
     let most = 0;
-    const looking = setInterval(() => (most = Math.max(most, threadsOf(FIRST_UID))), 20);
+    const looking = setInterval(() => (most = Math.max(most, threadsOf())), 20);
     try {
       // It goes on with fewer browsers, or dies of it.
       await Promise.race([guest.next(), guest.ended]);
@@ -286,12 +285,12 @@ describe("escape: chromium", { skip: skipRendered, timeout: 120_000 }, () => {
   it("an instance that is killed leaves no process", async () => {
     const guest = await start([["data:text/html,<script>for(;;);</script>", "1"]]);
     assert.equal(Buffer.from((await guest.next()) ?? "").toString(), "ready");
-    assert.ok(processesOf(FIRST_UID) >= 3, "runner, browser and page are there");
+    assert.ok(benchProcesses().length >= 3, "runner, browser and page are there");
     await guest[Symbol.asyncDispose]();
     // Their group is empty; the kernel may still be taking the last one's memory down.
     const endMs = performance.now() + 10_000;
-    while (processesOf(FIRST_UID) > 0 && performance.now() < endMs) await setTimeout(20);
-    assert.equal(processesOf(FIRST_UID), 0);
+    while (benchProcesses().length > 0 && performance.now() < endMs) await setTimeout(20);
+    assert.equal(benchProcesses().length, 0);
   });
 
   it("two instances see nothing of each other", async () => {
@@ -337,26 +336,23 @@ function listening(pid: number): string[][] {
   return socketsOf(pid, "tcp").filter((row) => row[3] === "0A");
 }
 
-function idsOf(firstUid: number): string[] {
+function benchProcesses(): string[] {
+  const { first, count } = BENCH_UIDS;
   return readdirSync("/proc").filter((name) => {
     try {
       if (!/^\d+$/.test(name)) return false;
       const status = readFileSync(`/proc/${name}/status`, "utf8");
       const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
       // What has ended and was not waited for is a name without a process.
-      return uid >= firstUid && uid < firstUid + 50 && !/^State:\s+[ZX]/m.test(status);
+      return uid >= first && uid < first + count && !/^State:\s+[ZX]/m.test(status);
     } catch {
       return false; // it has just ended
     }
   });
 }
 
-function processesOf(firstUid: number): number {
-  return idsOf(firstUid).length;
-}
-
-function threadsOf(firstUid: number): number {
-  return idsOf(firstUid).reduce((sum, id) => {
+function threadsOf(): number {
+  return benchProcesses().reduce((sum, id) => {
     try {
       return sum + readdirSync(`/proc/${id}/task`).length;
     } catch {

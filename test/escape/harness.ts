@@ -20,14 +20,14 @@ import {
   type SandboxSpec,
 } from "../../src/box/sandbox/sandbox.ts";
 import type { SandboxProfile } from "../../src/box/sandbox/seccomp-profiles.ts";
+import { ownUids } from "../support/own-uids.ts";
 
 export const MIB = 1024 * 1024;
 const PROBES = fileURLToPath(new URL("./probes", import.meta.url));
 /** Milliseconds an answer may take on a crowded machine. */
 const ANSWER_MS = 60_000;
+export const UIDS = ownUids(500);
 /** A user id outside every box's range, for controls that must not be root. */
-/** Ids of this process's own: files of tests run side by side. */
-export const UIDS = { first: 10_000_000 + (process.pid % 10_000) * 1000, count: 500 } as const;
 const CONTROL_UID = UIDS.first + UIDS.count;
 
 export type Argument = number | { readonly s: string } | { readonly b: string } | { readonly r: number };

@@ -10,6 +10,7 @@ import { createLog } from "../../src/base/log.ts";
 import { examine } from "../../src/box/sandbox/doctor.ts";
 import { SandboxHost } from "../../src/box/sandbox/sandbox.ts";
 import { SANDBOX_LIMITS } from "../../src/box/sandbox/sandbox-limits.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { baseOptions, guest, MIB, openHost, Probe, spec } from "./harness.ts";
 
 const WARM = { image: "python", profile: "strict", tmpBytes: 8 * MIB, openFilesMax: 128, count: 2 } as const;
@@ -125,7 +126,7 @@ async function stateOf(pid: number): Promise<string> {
 }
 
 test("examine: every wall of this machine is found, and what is missing is named", async () => {
-  const options = { guest, images: ["deno", "python"], uidRange: { first: 21_500, count: 100 } } as const;
+  const options = { guest, images: ["deno", "python"], uidRange: ownUids(100, 600) } as const;
   const checks = await examine({ ...options, clock: baseOptions("").clock });
   for (const check of checks) assert.ok(check.ok || !check.isRequired, `${check.name}: ${check.found}`);
   const without = await examine({ ...options, clock: baseOptions("").clock, denoPath: "/dev/null/deno" });

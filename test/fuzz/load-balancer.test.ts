@@ -20,6 +20,7 @@ import {
 import { Site } from "../../functions/replica/site.ts";
 import { utf8 } from "../../src/base/bytes.ts";
 import { siteOf, startOf } from "../support/load-balancer.ts";
+import { MATERIAL } from "../support/rendezvous-material.ts";
 import { fuzz, jsonOf } from "./fuzz.ts";
 
 const LOAD = {
@@ -32,19 +33,8 @@ const LOAD = {
   answered: 7,
   clients: [{ id: 1, bytesPerSecond: 2, bytesTotal: 3, ageMs: 4 }],
 };
-const MATERIAL = {
-  rendezvousPoint: {
-    host: "10.0.0.1",
-    port: 9001,
-    identity: { rsa: new Uint8Array(20), ed25519: new Uint8Array(32).fill(1) },
-    ntorKey: new Uint8Array(32).fill(2),
-  },
-  cookie: new Uint8Array(20),
-  handshake: new Uint8Array(64),
-  keySeed: new Uint8Array(32),
-  usesCongestionControl: true,
-};
-const { start: START } = startOf({ site: utf8("xxxx"), replica: {}, standby: {} }, {});
+const STANDBY = { box: "b", silentMs: 5000, others: ["c"], own: "a" };
+const { start: START } = startOf({ site: utf8("xxxx"), replica: {}, standby: {} }, { standby: STANDBY });
 const SITE = siteOf({ "index.html": utf8("hello"), "a/b.css": utf8("x") });
 const REQUEST = 'GET /a%20b?c HTTP/1.1\r\nHost: x.onion\r\nRange: bytes=1-2\r\nIf-None-Match: "x"\r\n\r\n';
 

@@ -7,9 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { PATHS } from "../../src/wire/api.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 27_500, count: 100 };
+const UIDS = ownUids(100);
 const TOML = `[policy.bento]
 boxes = ["self"]
 functions = 8

@@ -11,9 +11,10 @@ import { after, before, test } from "node:test";
 import { hostName } from "../../src/box/sandbox/sandbox.ts";
 import { PATHS } from "../../src/wire/api.ts";
 import { controlGroups, stagesOf, untilNone } from "../support/leftovers.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox, spawnBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 27_000, count: 40 };
+const UIDS = ownUids(40);
 /** After the box's death: milliseconds until nothing of it may be alive. */
 const ORPHAN_MS = 2_000;
 const STARTUP_ROUNDS = 10;

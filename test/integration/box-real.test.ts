@@ -10,10 +10,12 @@ import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { type Invocation, logPageSchema, PATHS } from "../../src/wire/api.ts";
+import { CELL_BYTES } from "../../src/wire/browse.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 24_000, count: 100 };
+const UIDS = ownUids(100);
 const FLAT_RSS_BYTES = 400 * 2 ** 20;
 
 let dataDir: string;
@@ -120,6 +122,45 @@ test("run: a function over its memory, and one that ends its process, are told a
   await crashing.next("attached");
   const { outcome } = await crashing.next("ended");
   assert.deepEqual(outcome, { kind: "killed", reason: "crashed", detail: "the runtime exited with code 3" });
+});
+
+test("session.shape: whatever becomes of a function in the middle of an answer, its size is one of the shape's", async () => {
+  const cells = [8, 16, 32];
+  const shape = JSON.stringify({
+    bytes: cells.map((count) => count * CELL_BYTES),
+    rate: 262_144,
+    begins: "now",
+  });
+  const begin = `const answers = await session.shape(${shape}); await session.send("content".repeat(100));`;
+  const ends: Record<string, readonly [body: string, outcome: string]> = {
+    finished: ["await answers.finish();", "returned"],
+    returns: ["", "returned"],
+    throws: ["throw new Error('no');", "failed"],
+    hungry: ["const held = []; for (;;) held.push(new Uint8Array(1e7).fill(1));", "killed"],
+    endless: [
+      "setTimeout(() => { throw new Error('late'); }, 300); for (;;) await answers.room();",
+      "failed",
+    ],
+    flooding: [
+      "for (;;) { await session.send(new Uint8Array(60000)); if (await answers.room() === 0) return; }",
+      "returned",
+    ],
+  };
+  const run = async (body: string) => {
+    const session = await box.client.run({ package: deno(body) });
+    for await (const frame of session.frames) {
+      if (frame.kind === "ended") return { kind: frame.outcome.kind, bytes: session.bytes };
+    }
+    return assert.fail("the session broke off");
+  };
+  for (const [name, [body, kind]] of Object.entries(ends)) {
+    const end = await run(begin + body);
+    assert.equal(end.kind, kind, name);
+    assert.ok(cells.includes(end.bytes / CELL_BYTES), `${name}: ${end.bytes} bytes`);
+  }
+  // The control: what the function sent, without a shape.
+  const plain = await run('await session.send("content".repeat(100)); throw new Error("no");');
+  assert.deepEqual(plain, { kind: "failed", bytes: 700 });
 });
 
 test("run: 100 MB each way at once, with flat memory in the box", async () => {

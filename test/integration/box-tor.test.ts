@@ -19,6 +19,7 @@ import {
   FrameSplitter,
   prefixLength,
 } from "../../src/wire/session-frame.ts";
+import { ownUids, uidText } from "../support/own-uids.ts";
 import { startTestnetBox } from "../support/testnet-box.ts";
 
 const EXIT_PORT = 5578;
@@ -46,7 +47,7 @@ before(async () => {
 [onion]
 mode = "single-hop"
 [sandbox]
-uids = "25000-25099"
+uids = "${uidText(ownUids(100))}"
 `,
   });
 });

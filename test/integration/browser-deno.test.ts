@@ -155,7 +155,7 @@ test("browser: https pages come with their certificates verified; what cannot be
     "/a.svg": ["image/svg+xml", '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'],
   });
   const { source } = (await loadPackage("browser")).package;
-  await using bench = await GuestBench.open(place, 25_300);
+  await using bench = await GuestBench.open(place);
   const visit = async (url: string) => {
     await using guest = await bench.run("deno", source, {
       invocation: { args: [url, { pad: 0 }] },

@@ -17,6 +17,7 @@ import { loadPackage } from "../../src/client/package-loader.ts";
 import { CELL_BYTES } from "../../src/wire/browse.ts";
 import { stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { differingShare } from "../support/pictures.ts";
 import { startPaperRelay } from "../support/relay-control.ts";
 import { RenderedSession, skipRendered, textOf } from "../support/rendered-session.ts";
@@ -138,7 +139,7 @@ describe("browser-rendered", { skip: skipRendered, timeout: 180_000 }, () => {
   };
   before(async () => {
     ({ source } = (await loadPackage("browser-rendered")).package);
-    bench = await GuestBench.open("sandbox", 26_000, ["chromium"]);
+    bench = await GuestBench.open("sandbox", ["chromium"]);
   });
   after(async () => {
     await bench[Symbol.asyncDispose]();
@@ -349,7 +350,7 @@ python = 0
     };
     try {
       await using offering = await SpawnedBox.start(join(dir, "a"), {
-        uids: { first: 26_700, count: 20 },
+        uids: ownUids(20, 100),
         toml: toml('images = ["chromium"]', 'memory = "512MiB"\npids = 200\ntmp = "128MiB"'),
       });
       const file = join(dir, "page.html");
@@ -357,7 +358,7 @@ python = 0
       assert.equal(code, 0, err + offering.log.slice(-2000));
       assert.match(await readFile(file, "utf8"), /Made by script/);
       await using other = await SpawnedBox.start(join(dir, "b"), {
-        uids: { first: 26_720, count: 20 },
+        uids: ownUids(20, 200),
         toml: toml('images = ["deno"]', ""),
       });
       const refused = await run(other, file);

@@ -16,6 +16,7 @@ import {
 } from "../../src/wire/browse.ts";
 import { noise, stripes } from "../sites/png.ts";
 import { type Route, type Routes, WebServer } from "../sites/web-server.ts";
+import { LocalAnswers } from "../support/local-answers.ts";
 
 const PICTURE: Route = { type: "image/png", body: stripes(8, 8, 1, 2) };
 const html = (body: string): Route => ({ type: "text/html; charset=utf-8", body: `<!DOCTYPE html>${body}` });
@@ -55,20 +56,20 @@ async function session(
   const sent: Uint8Array[] = [];
   const startMs = performance.now();
   let lastMs = startMs;
+  const box = new LocalAnswers(async (bytes) => {
+    sent.push(Uint8Array.from(bytes));
+    lastMs = performance.now();
+    await send?.(bytes);
+  });
   await serve(
     (async function* () {
-      yield* messages;
+      for (const message of messages) {
+        box.ask();
+        yield message;
+      }
     })(),
     settings,
-    {
-      fetch,
-      signal: new AbortController().signal,
-      send: async (bytes) => {
-        sent.push(Uint8Array.from(bytes));
-        lastMs = performance.now();
-        await send?.(bytes);
-      },
-    },
+    { fetch, signal: new AbortController().signal, send: box.send, shape: box.shape },
   );
   return { messages: sent, tookMs: lastMs - startMs };
 }
@@ -215,20 +216,24 @@ suite("browser: shape", { concurrency: 4, timeout: 120_000 }, () => {
     };
     for (const [name, load] of Object.entries(loads)) {
       const messages: Uint8Array[] = [];
+      const box = new LocalAnswers(async (bytes) => {
+        messages.push(bytes);
+      });
       const done = answer({
         settings,
         url: "http://a.test/",
         load,
         signal: new AbortController().signal,
-        send: async (bytes) => {
-          messages.push(bytes);
-        },
+        send: box.send,
+        answers: await box.shape({ bytes: SIZES.slice(0, 2), rate: RATE, begins: "now" }),
       });
       // Who does not stop at all takes the instance with it, after the last cell.
       if (name === "stuck") await assert.rejects(done, /does not stop/);
       else await done;
       const bytes = bytesOf({ messages, tookMs: 0 });
-      assert.equal(bytes, name === "throws" ? SIZES[0] : SIZES[1], name);
+      // Engines that heed the deadline end where the cells are by then, which a busy machine decides.
+      const sizes = { throws: SIZES.slice(0, 1), stuck: SIZES.slice(1, 2) }[name] ?? SIZES.slice(0, 2);
+      assert.ok(sizes.includes(bytes), `${name}: ${bytes} bytes`);
     }
   });
 

@@ -7,22 +7,12 @@ import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { TEST_POLICY, TestBox, type TestScript } from "../../src/client/test-box.ts";
 import type { Outcome } from "../../src/wire/api.ts";
 import { CELL_BYTES, decodeRequest } from "../../src/wire/browse.ts";
 import type { BoxChoice } from "../../src/wire/choose-boxes.ts";
+import { endInput, type Finished, finished, startBento } from "../support/bento-command.ts";
 import { failedAnswer, shapedAnswer } from "../support/shaped-answer.ts";
-
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
-/** A command that hangs is a failure. */
-const COMMAND_MS = 30_000;
-
-interface Result {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
 
 class User {
   readonly dir: string;
@@ -32,25 +22,20 @@ class User {
   }
 
   start(args: readonly string[]) {
-    const env = { PATH: process.env["PATH"], HOME: this.dir, XDG_STATE_HOME: path.join(this.dir, "state") };
-    return spawn(BENTO, args, { cwd: this.dir, env, timeout: COMMAND_MS });
+    return startBento(this.dir, args, { XDG_STATE_HOME: path.join(this.dir, "state") });
   }
 
-  async bento(args: readonly string[], input = ""): Promise<Result> {
+  async bento(args: readonly string[], input = ""): Promise<Finished> {
     const child = this.start(args);
-    child.stdin.on("error", () => undefined);
-    child.stdin.end(input);
-    return finished(child);
+    endInput(child, input);
+    return shown(child);
   }
 }
 
-async function finished(child: ReturnType<User["start"]>): Promise<Result> {
-  const parts = { out: "", err: "" };
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-  assert.doesNotMatch(parts.err, /\n\s+at /, "no stack trace reaches a user");
-  return { code, ...parts };
+async function shown(child: ReturnType<User["start"]>): Promise<Finished> {
+  const all = await finished(child);
+  assert.doesNotMatch(all.err, /\n\s+at /, "no stack trace reaches a user");
+  return all;
 }
 
 async function newUser(t: TestContext): Promise<User> {
@@ -441,7 +426,7 @@ test("bento run: Ctrl-C detaches, prints the command to attach again, exit code 
   await using box = await TestBox.start({ script });
   const child = user.start(["run", "hello", "--box", box.address, "--direct"]);
   child.stdout.once("data", () => child.kill("SIGINT"));
-  const { code, out, err } = await finished(child);
+  const { code, out, err } = await shown(child);
   assert.equal(code, 130, err);
   assert.equal(out, "first ");
   assert.match(err, /To attach again: bento open hello\n/);
@@ -482,7 +467,7 @@ test("bento browse: Ctrl-C stops waiting, and the answer is read to its end all 
   });
   await started.promise;
   child.kill("SIGINT");
-  const { code, err } = await finished(child);
+  const { code, err } = await shown(child);
   assert.equal(code, 130, err);
   assert.match(err, /Stopped\. The answer is still received/);
   assert.deepEqual(acknowledged, [32 * CELL_BYTES]);

@@ -2,7 +2,7 @@
 // behind. Every example runs its own tests here.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { get } from "node:http";
 import { type AddressInfo, createServer } from "node:net";
@@ -12,6 +12,7 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TestBox } from "../../src/client/test-box.ts";
 import { PATHS } from "../../src/wire/api.ts";
+import { endInput, type Finished, finished } from "../support/bento-command.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const BENTO = path.join(ROOT, "bento");
@@ -20,12 +21,6 @@ const EXAMPLES = path.join(ROOT, "examples");
 const COMMAND_MS = 120_000;
 /** Examples tested at once. */
 const AT_ONCE = 2;
-
-interface Result {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
 
 class Author {
   readonly dir: string;
@@ -36,14 +31,14 @@ class Author {
     this.tmp = path.join(dir, "tmp");
   }
 
-  start(args: readonly string[], program = BENTO): ChildProcess {
+  start(args: readonly string[], program = BENTO): ChildProcessWithoutNullStreams {
     const env = { PATH: process.env["PATH"], HOME: this.dir, TMPDIR: this.tmp };
     return spawn(program, args, { cwd: this.dir, env, timeout: COMMAND_MS });
   }
 
-  async bento(args: readonly string[], program?: string): Promise<Result> {
+  async bento(args: readonly string[], program?: string): Promise<Finished> {
     const child = this.start(args, program);
-    child.stdin?.end();
+    endInput(child);
     return finished(child);
   }
 
@@ -62,14 +57,6 @@ class Author {
     }
     return found;
   }
-}
-
-async function finished(child: ChildProcess): Promise<Result> {
-  const parts = { out: "", err: "" };
-  child.stdout?.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
-  child.stderr?.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-  return { code, ...parts };
 }
 
 async function author(t: TestContext): Promise<Author> {

@@ -1,7 +1,6 @@
 // The command line with everything real: private Tor network, boxes with sandboxes, pages through circuits.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -10,13 +9,10 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { WebServer } from "../../src/testnet/web-server.ts";
 import { findByArgument } from "../../src/tor/process.ts";
+import { bento, finished, startBento } from "../support/bento-command.ts";
 import { SITE_CERTIFICATE, SITE_KEY } from "../vectors/site-certificate.ts";
-
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
-const COMMAND_MS = 240_000;
 
 async function newHome(t: TestContext): Promise<string> {
   const dir = await mkdtemp(path.join(tmpdir(), "bento-cli-net-"));
@@ -26,24 +22,6 @@ async function newHome(t: TestContext): Promise<string> {
   });
   return dir;
 }
-
-function start(home: string, args: readonly string[]): ChildProcess {
-  const env = { PATH: process.env["PATH"], HOME: home, TMPDIR: home };
-  return spawn(BENTO, args, { cwd: home, env, timeout: COMMAND_MS, stdio: ["ignore", "pipe", "pipe"] });
-}
-
-async function finished(child: ChildProcess): Promise<{ code: number | null; out: string; err: string }> {
-  const parts = { out: "", err: "" };
-  child.stdout?.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
-  child.stderr?.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.once("close", resolve);
-    child.once("error", reject);
-  });
-  return { code, ...parts };
-}
-
-const bento = (home: string, ...args: string[]) => finished(start(home, args));
 
 /** A file left on a box and one spread in shards, each fetched over the box's onion service. */
 async function filesThroughTor(home: string): Promise<void> {
@@ -204,7 +182,7 @@ test("bento demo: a verified page; interrupted half-way it leaves nothing", asyn
   );
   await rm(path.join(home, "bento-demo.html"));
 
-  const child = start(home, ["demo"]);
+  const child = startBento(home, ["demo"]);
   let said = "";
   child.stderr?.on("data", (text: Buffer) => {
     const before = said;

@@ -19,6 +19,7 @@ import { loadPackage } from "../../src/client/package-loader.ts";
 import { WebServer } from "../../src/testnet/web-server.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
+import { contentOf } from "../support/content.ts";
 import { skipRendered } from "../support/rendered-session.ts";
 import { TorBoxes } from "../support/tor-boxes.ts";
 
@@ -41,15 +42,6 @@ async function file(name: string, bytes: number): Promise<Buffer> {
   const content = randomBytes(bytes);
   await writeFile(path(name), content);
   return content;
-}
-
-function contentOf(bytes: Uint8Array) {
-  return {
-    size: bytes.length,
-    async *read(from: number) {
-      for (let at = from; at < bytes.length; at += 50_000) yield bytes.subarray(at, at + 50_000);
-    },
-  };
 }
 
 async function deposit(

@@ -1,7 +1,6 @@
 // Dropbox on a real box: put, get, resume, and what a Dropbox must refuse. Needs root.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -9,7 +8,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { BoxClient, type Dial, directDial, type StoredFunction } from "../../src/client/client.ts";
 import { Download, dropboxStatus, type GetOptions } from "../../src/client/dropbox/get.ts";
 import {
@@ -22,11 +20,13 @@ import {
 import { loadPackage } from "../../src/client/package-loader.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import { parseInvocationToken } from "../../src/wire/token.ts";
+import { endInput, type Finished, finished, startBento } from "../support/bento-command.ts";
+import { contentOf } from "../support/content.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const UIDS = { first: 31_000, count: 100 };
+const UIDS = ownUids(100);
 const MIB = 2 ** 20;
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 
 let dataDir: string;
 let box: SpawnedBox;
@@ -45,15 +45,6 @@ after(async () => {
 const signal = () => AbortSignal.timeout(60_000);
 const newClient = (dial: Dial = directDial) =>
   new BoxClient({ address: `127.0.0.1:${box.client.port}`, dial });
-
-function contentOf(bytes: Uint8Array) {
-  return {
-    size: bytes.length,
-    async *read(from: number) {
-      for (let at = from; at < bytes.length; at += 50_000) yield bytes.subarray(at, at + 50_000);
-    },
-  };
-}
 
 async function deposit(
   bytes: Uint8Array,
@@ -363,21 +354,13 @@ class User implements AsyncDisposable {
   }
 
   start(...args: readonly string[]) {
-    const env = { PATH: process.env["PATH"], HOME: this.dir, XDG_STATE_HOME: join(this.dir, "state") };
-    return spawn(BENTO, args, { cwd: this.dir, env, timeout: 60_000 });
+    return startBento(this.dir, args, { XDG_STATE_HOME: join(this.dir, "state") });
   }
 
-  async bento(
-    args: readonly string[],
-    input = "",
-  ): Promise<{ code: number | null; out: string; err: string }> {
+  async bento(args: readonly string[], input = ""): Promise<Finished> {
     const child = this.start(...args);
-    child.stdin.end(input);
-    const parts = { out: "", err: "" };
-    child.stdout.setEncoding("latin1").on("data", (text: string) => (parts.out += text));
-    child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-    const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-    return { code, ...parts };
+    endInput(child, input);
+    return await finished(child, "latin1");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,17 +4,14 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect, createServer as createTcpServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { systemClock } from "../../src/base/clock.ts";
-import { createLog } from "../../src/base/log.ts";
-import { Box } from "../../src/box/box.ts";
-import { parseBoxConfig } from "../../src/box/config.ts";
+import type { Box } from "../../src/box/box.ts";
 import { LINK_BYTES } from "../../src/box/host/relay-account.ts";
 import { bundle } from "../../src/client/bundle.ts";
 import { fromHex } from "../../src/onion/fields.ts";
@@ -25,6 +22,8 @@ import { identify, terminate } from "../../src/tor/process.ts";
 import { PATHS } from "../../src/wire/api.ts";
 import type { ManifestInput } from "../../src/wire/manifest.ts";
 import { BoxClient, type TestSession } from "../support/box-client.ts";
+import { ownUids, uidText } from "../support/own-uids.ts";
+import { portOf, startTestnetBox } from "../support/testnet-box.ts";
 
 const FUNCTION = fileURLToPath(new URL("../support/relays-function.ts", import.meta.url));
 const BODY_BYTES = 2 ** 20;
@@ -42,15 +41,11 @@ before(async () => {
   temp = await mkdtemp(join(tmpdir(), "bento-fr-"));
   ({ source } = await bundle(FUNCTION));
   net = await Testnet.up({ dir: join(temp, "net"), relays: RELAYS, exits: EXITS });
-  const torrc = join(temp, "join.torrc");
-  await writeFile(torrc, `${net.joinTorrc.join("\n")}\n`);
-  const config = parseBoxConfig(`
-[box]
-data_dir = "${join(temp, "box")}"
+  box = await startTestnetBox(net, {
+    dir: temp,
+    toml: `
 [relay]
 fingerprint = "${net.node("r0").fingerprint}"
-[tor]
-torrc = "${torrc}"
 [onion]
 mode = "none"
 [policy.relays]
@@ -59,13 +54,10 @@ links = 3
 circuits_per_minute = 100
 bytes = "64MiB"
 [sandbox]
-uids = "27900-27999"
-`);
-  const listen = [{ kind: "tcp", host: "127.0.0.1", port: 0 }] as const;
-  const log = createLog((line) => process.stderr.write(line), "error");
-  box = await Box.start({ ...config, listen }, { clock: systemClock, log });
-  const [address] = box.addresses.listen;
-  client = new BoxClient(address?.kind === "tcp" ? address.port : 0);
+uids = "${uidText(ownUids(100))}"
+`,
+  });
+  client = new BoxClient(portOf(box));
   web = createServer((_request, response) => {
     response.end(Buffer.alloc(BODY_BYTES, "x"));
   });

@@ -20,7 +20,7 @@ import { socksConnect } from "../../src/tor/socks.ts";
 import { PATHS } from "../../src/wire/api.ts";
 import type { ManifestInput } from "../../src/wire/manifest.ts";
 import { BoxClient, type TestSession } from "../support/box-client.ts";
-import { startTestnetBox } from "../support/testnet-box.ts";
+import { portOf, startTestnetBox } from "../support/testnet-box.ts";
 import { type Move, moves, play, type Rival } from "../support/tor-rivals.ts";
 
 const CIRCUITS = 3;
@@ -47,11 +47,10 @@ routines = ["circuits", "streams", "onions", "events", "directory"]
 circuits = ${CIRCUITS}
 extends_per_minute = 1000
 [sandbox]
-uids = "27800-27899"
+uids = "${uidText(ownUids(100))}"
 `,
   });
-  const [address] = box.addresses.listen;
-  client = new BoxClient(address?.kind === "tcp" ? address.port : 0);
+  client = new BoxClient(portOf(box));
   for (const port of Object.values(PORTS)) {
     const web = createServer((_request, response) => {
       response.end(`from port ${port}`);
@@ -343,6 +342,9 @@ def denied():
         for command in ${JSON.stringify(Object.keys(DENIED))}:
             api.send(command + " " + controller.msg(command).content()[0][0])
 `;
+
+import { ownUids, uidText } from "../support/own-uids.ts";
+
 const PYTHON: Partial<ManifestInput> = {
   image: "python",
   syscalls: ["loopback"],

@@ -49,7 +49,7 @@ for (const place of PLACES) {
   describe(`functions of 2021, ${place}`, { timeout: 30_000 }, () => {
     let bench: GuestBench;
     before(async () => {
-      bench = await GuestBench.open(place, 25_100);
+      bench = await GuestBench.open(place);
     });
     after(async () => {
       await bench[Symbol.asyncDispose]();

@@ -55,7 +55,7 @@ for (const { image, place } of IMAGES.flatMap((name) =>
   describe(`guest ${image}, ${place}`, { timeout: 60_000 }, () => {
     let bench: GuestBench;
     before(async () => {
-      bench = await GuestBench.open(place, 25_000);
+      bench = await GuestBench.open(place);
     });
     after(async () => {
       await bench[Symbol.asyncDispose]();

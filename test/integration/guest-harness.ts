@@ -22,7 +22,11 @@ import { GUEST_DIR, guestRunners } from "../../src/guest/images.ts";
 import type { Invocation } from "../../src/wire/api.ts";
 import type { Grant } from "../../src/wire/grant.ts";
 import type { ImageName } from "../../src/wire/policy.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { SITE_CERTIFICATE } from "../vectors/site-certificate.ts";
+
+/** Of the sandboxes of a bench. */
+export const BENCH_UIDS = ownUids(50);
 
 const ISOLATION = {
   deno: ["run", "--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only"],
@@ -82,10 +86,8 @@ export class GuestBench implements AsyncDisposable {
     this.caFile = join(place === "plain" ? files.dir : GUEST_DIR, "site.pem");
   }
 
-  /** @param firstUid of the user ids that sandboxes get: each test file has its own. */
   static async open(
     place: Place = "plain",
-    firstUid = 25_000,
     images: readonly ImageName[] = ["deno", "python"],
   ): Promise<GuestBench> {
     const dir = await mkdtemp(join(tmpdir(), "bento-guest-"));
@@ -107,7 +109,7 @@ export class GuestBench implements AsyncDisposable {
         },
       },
       images,
-      uidRange: { first: firstUid, count: 50 },
+      uidRange: BENCH_UIDS,
       total: { memoryBytes: 2 ** 30, pidsMax: 500, cpuPercent: 200 },
       instancesMax: 8,
       warm: [],

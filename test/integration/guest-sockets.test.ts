@@ -22,7 +22,7 @@ for (const place of PLACES) {
     const servers: Server[] = [];
     const ports: Record<string, number> = {};
     before(async () => {
-      bench = await GuestBench.open(place, 25_200);
+      bench = await GuestBench.open(place);
       const plain = createServer(answer);
       const secure = createTlsServer({ key: SITE_KEY, cert: SITE_CERTIFICATE }, answer);
       for (const server of [plain, secure]) {

@@ -2,12 +2,10 @@
 // a box that dies, functions that fail, and answers that are used up. Needs root.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { BoxClient, directDial } from "../../src/client/client.ts";
 import type { ContextData } from "../../src/client/context.ts";
 import { Download } from "../../src/client/dropbox/get.ts";
@@ -15,9 +13,8 @@ import { WebServer } from "../../src/testnet/web-server.ts";
 import { readPidFile } from "../../src/tor/process.ts";
 import { openFile } from "../../src/wire/sealed-file.ts";
 import { parseInvocationToken } from "../../src/wire/token.ts";
+import { bento as bentoIn, COMMAND_MS, type Finished } from "../support/bento-command.ts";
 
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
-const COMMAND_MS = 240_000;
 const COLLECT_MS = 180_000;
 
 let home: string;
@@ -33,29 +30,7 @@ after(async () => {
   await rm(home, { recursive: true, force: true });
 });
 
-interface Finished {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-async function bento(...args: string[]): Promise<Finished> {
-  const env = { PATH: process.env["PATH"], HOME: home, TMPDIR: home };
-  const child = spawn(BENTO, args, {
-    cwd: home,
-    env,
-    timeout: COMMAND_MS,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const parts = { out: "", err: "" };
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (parts.out += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.once("close", resolve);
-    child.once("error", reject);
-  });
-  return { code, ...parts };
-}
+const bento = (...args: readonly string[]) => bentoIn(home, ...args);
 
 /** Asks until the answer is there. */
 async function collected(...args: string[]): Promise<Finished> {

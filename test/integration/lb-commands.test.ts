@@ -13,6 +13,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { type Browser, chromium } from "playwright-core";
 import { LocalBox } from "../../src/bin/local-box.ts";
+import { generateX25519 } from "../../src/onion/crypto/primitives.ts";
+import { Testnet } from "../../src/testnet/testnet.ts";
+import { base32, startAuthorizedClient } from "../support/authorized-client.ts";
 
 const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 const FAKE = fileURLToPath(new URL("../support/fake-balancer", import.meta.url));
@@ -136,35 +139,44 @@ async function lookedAt(home: string): Promise<void> {
   assert.equal((await served).code, 0);
 }
 
-test("bento lb over Tor: an unmodified client fetches, the standby takes over, stop leaves nothing", async (t) => {
+test("bento lb over Tor: clients with the key fetch, others get nothing; standbys take over, there and back; stop leaves nothing", async (t) => {
   const home = await newHome(t, true);
   const up = await bento(home, "net", "up", "--boxes", "2", "--json");
   assert.equal(up.code, 0, up.err);
-  const { socks } = lastJson(up) as { socks: string };
+  const { socks: unauthorized } = lastJson(up) as { socks: string };
   const what = ["--site", "web", "--replicas", "2", "--boxes", "self,box1"];
   const where = ["--box", "box0", "--standby", "box1"];
-  const started = await bento(home, "lb", "start", ...what, ...where, "--json");
+  const key = generateX25519();
+  const who = ["--client-key", `descriptor:x25519:${base32(key.publicKey)}`];
+  const started = await bento(home, "lb", "start", ...what, ...where, ...who, "--json");
   assert.equal(started.code, 0, started.err + started.out);
   const { address, standby } = lastJson(started) as { address: string; standby: { isReady: boolean } };
   assert.equal(standby.isReady, true);
   const wanted = await readFile(path.join(home, "web/big/file.bin"));
+  const { network } = await contextOf(home);
+  const net = await Testnet.attach(path.join(network.dir, "tor"));
+  await using client = await startAuthorizedClient(net, path.join(home, "client"), { address, key });
+  const { socks } = client;
+  await refused(home, unauthorized, `http://${address}/`);
   assert.ok((await fetched(home, socks, `http://${address}/big/file.bin`)).equals(wanted));
   const status = lastJson(await bento(home, "lb", "status", "--json"));
   assert.equal(status["at"], "primary");
   assert.equal(status["role"], "primary");
   assert.ok((status["introductions"] as { total: number }).total >= 1);
 
-  const state = JSON.parse(await readFile(path.join(home, ".local/state/bento/context.json"), "utf8")) as {
-    balancers: Record<string, { instance: string }>;
-  };
-  const { instance } = state.balancers["web"] ?? assert.fail();
+  const { instance } = (await contextOf(home)).balancers["web"] ?? assert.fail();
   assert.equal((await bento(home, "close", instance, "--kill", "--box", "box0")).code, 0);
-  const after = await until(async () => {
-    const asked = await bento(home, "lb", "status", "--json");
-    return asked.code === 0 ? { value: lastJson(asked) } : asked.err;
-  });
-  assert.equal(after["at"], "standby");
-  assert.equal(after["address"], address);
+  // It takes over, and has a standby of its own where the load balancer was.
+  const after = await reported(home, ({ standby: next }) => next?.isReady === true);
+  assert.equal(after.at, "standby");
+  assert.equal(after.address, address);
+  assert.ok((await fetched(home, socks, `http://${address}/big/file.bin`)).equals(wanted));
+  await refused(home, unauthorized, `http://${address}/`);
+
+  const second = (await contextOf(home)).balancers["web"]?.standby.instance ?? assert.fail();
+  assert.equal((await bento(home, "close", second, "--kill", "--box", "box1")).code, 0);
+  const last = await reported(home, ({ at }) => at === "primary");
+  assert.equal(last.address, address);
   assert.ok((await fetched(home, socks, `http://${address}/big/file.bin`)).equals(wanted));
 
   const stopped = await bento(home, "lb", "stop", "--json");
@@ -175,6 +187,43 @@ test("bento lb over Tor: an unmodified client fetches, the standby takes over, s
     [true, true],
   );
 });
+
+interface SavedContext {
+  readonly network: { readonly dir: string };
+  readonly balancers: Record<string, { instance: string; standby: { instance: string } }>;
+}
+
+async function contextOf(home: string): Promise<SavedContext> {
+  return JSON.parse(
+    await readFile(path.join(home, ".local/state/bento/context.json"), "utf8"),
+  ) as SavedContext;
+}
+
+interface Reported {
+  readonly at: string;
+  readonly address: string;
+  readonly standby: { readonly isReady: boolean } | null;
+}
+
+/** The first report of `bento lb status` that is as wanted. */
+async function reported(home: string, isWanted: (report: Reported) => boolean): Promise<Reported> {
+  return until(async () => {
+    const asked = await bento(home, "lb", "status", "--json");
+    if (asked.code !== 0) return asked.err;
+    const report = lastJson(asked) as unknown as Reported;
+    return isWanted(report) ? { value: report } : asked.out;
+  });
+}
+
+/** Tor finds the service, and cannot read its descriptor: extended SOCKS error F4, missing client authorization. */
+async function refused(home: string, socks: string, url: string): Promise<void> {
+  await until(async () => {
+    const curl = spawn("curl", ["-sS", "-m", "30", "--socks5-hostname", socks, url], { cwd: home });
+    const { code, out, err } = await finished(curl);
+    assert.notEqual(code, 0, out);
+    return err.includes("(244)") ? { value: undefined } : err;
+  });
+}
 
 /** By curl, through tor's SOCKS port: again until it comes, as a person would. */
 async function fetched(home: string, socks: string, url: string): Promise<Buffer> {

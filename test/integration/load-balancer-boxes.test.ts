@@ -20,7 +20,7 @@ import {
   RENEW_RUNTIME_MS_MIN,
 } from "../../src/wire/loadbalancer.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
-import { parseInstanceId, parseInvocationToken } from "../../src/wire/token.ts";
+import { parseInstanceId, parseInvocationToken, parseShutdownToken } from "../../src/wire/token.ts";
 import { curl, Owner, siteOf, startOf } from "../support/load-balancer.ts";
 
 let dir: string;
@@ -139,17 +139,19 @@ test("clients reach a TCP target of the replica's box", async () => {
   server.close();
 });
 
-test("a box that refuses, an instance that starts the next one, a crash after which another goes on, and a takeover", async () => {
+test("a box that refuses, an instance that starts the next one, a crash after which another goes on, and two takeovers", async () => {
   using client = clientAt(0);
   using spare = clientAt(2);
-  const [, one, two = ""] = net.boxes.map(({ address }) => address);
+  const [own = "", one = "", two = ""] = net.boxes.map(({ address }) => address);
   // The first box is no box, but a web server's address: it refuses to be one.
   const { owner, session } = await start(client, {
-    boxes: [`${net.testnet.plan.webAddress}:9`, one ?? "", "self"],
-    standby: { box: two, silentMs: 6000 },
+    boxes: [`${net.testnet.plan.webAddress}:9`, one, "self"],
+    standby: { box: two, others: [one], own, silentMs: 6000 },
   });
   await owner.event("replica-refused", ({ box }) => box === `${net.testnet.plan.webAddress}:9`);
   const { address, place } = await owner.startedWithStandby();
+  const reserve = await owner.until((answer) => ("reserve" in answer ? answer.reserve : undefined));
+  assert.equal(reserve.box, one);
   assert.deepEqual(await fetched(address, "", "steady"), utf8("hello\n"));
 
   // The instance believes that its time ends soon.
@@ -162,7 +164,8 @@ test("a box that refuses, an instance that starts the next one, a crash after wh
   const asked = new Owner(await client.run({ token }, { args: [{ where: true }] }));
   const { instance } = await asked.until((answer) => ("at" in answer ? answer.at : undefined));
   const renewed = new Owner(await client.open(parseInstanceId(instance ?? "")), say);
-  await renewed.say({ renew: { token, runtimeMs: 3600_000 } });
+  const { shutdownToken } = session.stored;
+  await renewed.say({ renew: { token, runtimeMs: 3600_000, shutdownToken } });
   assert.deepEqual(await fetched(address), utf8("hello\n"));
   assert.deepEqual(
     new Set((await renewed.report()).introductionPoints.map(({ relay }) => relay)),
@@ -188,7 +191,26 @@ test("a box that refuses, an instance that starts the next one, a crash after wh
   const heard = new Owner(await spare.open(parseInstanceId(place.instance)), say);
   const { afterMs } = await heard.event("took-over");
   assert.ok(afterMs < 10_000, `${String(afterMs)} ms`);
-  assert.deepEqual(await fetched(address), utf8("hello\n"));
 
-  await heard.stop();
+  // It has a standby of its own, where its primary installed the function; and dies as well.
+  const second = await heard.until((answer) => ("standby" in answer ? answer.standby : undefined));
+  assert.deepEqual([second.box, second.invocationToken], [one, reserve.invocationToken]);
+  await heard.event("standby-ready", ({ box }) => box === one);
+  assert.deepEqual(await fetched(address), utf8("hello\n"));
+  await spare.close(parseInstanceId(place.instance), { kill: true });
+  using last = clientAt(1);
+  const reserved = new Owner(await last.open(parseInstanceId(second.instance)), say);
+  await reserved.event("took-over");
+  assert.deepEqual(await fetched(address, "big"), FILE);
+  // And again: now where the first one was, or the second.
+  const { box } = await reserved.event("standby-ready");
+  assert.ok([own, two].includes(box), box);
+  const stopped = await reserved.stop();
+  assert.deepEqual(stopped.left, []);
+  for (const [at, ended] of [
+    [client, shutdownToken],
+    [spare, place.shutdownToken],
+    [last, reserve.shutdownToken],
+  ] as const)
+    await assert.rejects(at.list(parseShutdownToken(ended)), { code: "bad-token" });
 });

@@ -2,14 +2,18 @@
 // and one that stands by. All in one private network.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { concat, utf8 } from "../../src/base/bytes.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import { Circuit, type IncomingStream } from "../../src/onion/circuit/circuit.ts";
@@ -277,6 +281,32 @@ test("we reach the service of an unmodified tor", async () => {
   assert.equal(descriptor.content.sendmeIncrement, 31);
   using circuit = await connectToService(descriptor, client());
   await exchange(circuit, "", 80);
+});
+
+test("the program of the README, which has nothing but the package's export, fetches from a C tor onion service", async () => {
+  const page = createHttpServer((_, response) => response.end("a page\n")).listen(0, net.plan.webAddress);
+  await once(page, "listening");
+  const { port } = page.address() as AddressInfo;
+  await using control = await net.control("c0");
+  await using service = await addOnionService(control, {
+    keyPath: join(temp, "page-key"),
+    ports: [{ virtualPort: 80, target: `${net.plan.webAddress}:${String(port)}` }],
+    signal: deadline(),
+  });
+  const readme = await readFile(new URL("../../src/onion/README.md", import.meta.url), "utf8");
+  const program = /```ts\n(\/\/ fetch\.ts[\s\S]*?)```/u.exec(readme)?.[1] ?? assert.fail();
+  const dir = join(temp, "outsider");
+  await mkdir(join(dir, "node_modules"), { recursive: true });
+  await symlink(fileURLToPath(new URL("../..", import.meta.url)), join(dir, "node_modules/bento-tor"));
+  await writeFile(join(dir, "fetch.ts"), program);
+  await writeFile(join(dir, "package.json"), '{ "type": "module" }');
+  const authority = net.node("a0");
+  const idents = net.authorityLines.map((line) => /v3ident=([0-9A-F]{40})/u.exec(line)?.[1] ?? "");
+  const where = [authority.address, String(authority.orPort), authority.fingerprint];
+  const args = ["fetch.ts", ...where, service.address, ...idents];
+  const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: dir, timeout: 90_000 });
+  assert.match(stdout, /^HTTP\/1\.[01] 200 OK\r\n[\s\S]*\r\n\r\na page\n$/u);
+  page.close();
 });
 
 test("a service for authorized clients: they come in, others do not", async () => {

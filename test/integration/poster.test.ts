@@ -15,7 +15,8 @@ import { loadPackage } from "../../src/client/package-loader.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
 import { cellsOf, type PosterAnswer, type PosterCounts, type PosterRequest } from "../../src/wire/poster.ts";
-import { startTestnetBox } from "../support/testnet-box.ts";
+import { ownUids, uidText } from "../support/own-uids.ts";
+import { portOf, startTestnetBox } from "../support/testnet-box.ts";
 
 const CIRCUITS = 3;
 const SINK_PORT = 20_080;
@@ -47,12 +48,10 @@ mode = "none"
 routines = ["circuits", "streams", "onions"]
 circuits = ${CIRCUITS}
 [sandbox]
-uids = "27600-27699"
+uids = "${uidText(ownUids(100))}"
 `,
   });
-  const [address] = box.addresses.listen;
-  const port = address?.kind === "tcp" ? address.port : 0;
-  client = new BoxClient({ address: `127.0.0.1:${port}`, dial: directDial });
+  client = new BoxClient({ address: `127.0.0.1:${portOf(box)}`, dial: directDial });
   pack = (await loadPackage("poster")).package;
   echo = createServer((socket) => {
     socket.on("error", () => undefined);

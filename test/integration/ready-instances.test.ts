@@ -15,6 +15,8 @@ import { Box } from "../../src/box/box.ts";
 import { parseBoxConfig } from "../../src/box/config.ts";
 import { type PackageInput, sourceHash } from "../../src/wire/package.ts";
 import { BoxClient } from "../support/box-client.ts";
+import { ownUids, uidText } from "../support/own-uids.ts";
+import { portOf } from "../support/testnet-box.ts";
 
 /** Says what it finds of its own past, leaves traces, fails when asked to. */
 const SOURCE = `
@@ -65,7 +67,7 @@ let dir: string;
 let box: Box;
 let client: BoxClient;
 
-async function startBox(name: string, uids: string, ready: string): Promise<Box> {
+async function startBox(name: string, firstUid: number, ready: string): Promise<Box> {
   const config = parseBoxConfig(`
 [policy.net]
 private_networks_allowed = ["127.0.0.0/8"]
@@ -78,7 +80,7 @@ deno = 0
 python = 0
 ${ready}
 [sandbox]
-uids = "${uids}"
+uids = "${uidText(ownUids(100, firstUid))}"
 `);
   // A broken function is told to the operator; the others have nothing to say.
   const log = ready.includes("broken") ? silentLog : createLog((line) => process.stderr.write(line), "warn");
@@ -94,15 +96,10 @@ uids = "${uids}"
   );
 }
 
-function clientOf(started: Box): BoxClient {
-  const [address] = started.addresses.listen;
-  return new BoxClient((address as unknown as AddressInfo).port);
-}
-
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), "bento-ready-"));
-  box = await startBox("box", "26000-26099", 'ready = ["counter", "fetcher"]\nready_each = 1');
-  client = clientOf(box);
+  box = await startBox("box", 0, 'ready = ["counter", "fetcher"]\nready_each = 1');
+  client = new BoxClient(portOf(box));
 });
 after(async () => {
   await box?.[Symbol.asyncDispose]();
@@ -190,11 +187,13 @@ test("ready instances: an error names the function's file and lines, and no plac
 });
 
 test("ready instances: a function that cannot be prepared still runs; one that is not there stops the box", async () => {
-  await using broken = await startBox("broken", "26100-26199", 'ready = ["broken"]');
-  const session = await clientOf(broken).run({ package: { ...NAMED, sourceHash: hashOf(BROKEN) } });
+  await using broken = await startBox("broken", 100, 'ready = ["broken"]');
+  const session = await new BoxClient(portOf(broken)).run({
+    package: { ...NAMED, sourceHash: hashOf(BROKEN) },
+  });
   await session.next("attached");
   assert.equal(await session.text(), "ran");
-  await assert.rejects(startBox("none", "26200-26299", 'ready = ["missing"]'), {
+  await assert.rejects(startBox("none", 200, 'ready = ["missing"]'), {
     code: "bad-config",
     message: 'Cannot keep instances of "missing" ready: expected one of counter, fetcher, broken',
   });

@@ -13,10 +13,11 @@ import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { BoxClient } from "../support/box-client.ts";
+import { ownUids, uidText } from "../support/own-uids.ts";
 import { processesOf } from "../support/spawned-box.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-const UIDS = { first: 27_200, count: 40 };
+const UIDS = ownUids(40);
 
 const UNIT = `bento-unit-${process.pid}`;
 /** Control groups of the unit: below the one tree of version 2, or one in each controller's of version 1. */
@@ -59,7 +60,7 @@ test("bento-box.service: its capabilities and read-only system are enough to sta
   const dir = await mkdtemp(join(tmpdir(), "bento-unit-"));
   const data = join(dir, "state");
   const box = [process.execPath, join(ROOT, "test/support/box-process.ts"), data];
-  const range = `${UIDS.first}-${UIDS.first + UIDS.count - 1}`;
+  const range = uidText(UIDS);
   const child = spawn(
     "/usr/bin/unshare",
     [

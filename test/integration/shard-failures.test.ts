@@ -14,7 +14,9 @@ import { loadPackage } from "../../src/client/package-loader.ts";
 import { ShardKeys } from "../../src/client/shard/keys.ts";
 import { readReceipt, secretOf, writeReceipt } from "../../src/client/shard/receipt.ts";
 import { parseInvocationToken } from "../../src/wire/token.ts";
-import { type Finished, type RunningCommand, TorBoxes } from "../support/tor-boxes.ts";
+import type { Finished } from "../support/bento-command.ts";
+import { contentOf } from "../support/content.ts";
+import { type RunningCommand, TorBoxes } from "../support/tor-boxes.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -106,15 +108,6 @@ async function find(name: string, index: number) {
   const placed = receipt.shards.find((one) => one.index === index) ?? assert.fail(`no shard ${index}`);
   const box = net.boxes.findIndex(({ address }) => address === placed.box);
   return { receipt, keys: new ShardKeys(secretOf(receipt)), placed, box };
-}
-
-function contentOf(bytes: Uint8Array) {
-  return {
-    size: bytes.length,
-    async *read(from: number) {
-      yield bytes.subarray(from);
-    },
-  };
 }
 
 /** What the first test puts, and what the box of its shard 1 was given. */

@@ -1,14 +1,12 @@
 // Shard on real boxes: any k of n, and boxes that die, stall, lie or are full. Needs root.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { concat } from "../../src/base/bytes.ts";
 import { BoxClient, type Dial, directDial, type StoredFunction } from "../../src/client/client.ts";
 import { dropboxPackage, putContent, putRequest } from "../../src/client/dropbox/put.ts";
@@ -22,10 +20,10 @@ import { openFile } from "../../src/wire/sealed-file.ts";
 import { ShardCodec } from "../../src/wire/shard/codec.ts";
 import { fileBytesOf, ShardLayout, stripesOf } from "../../src/wire/shard/layout.ts";
 import { parseInvocationToken } from "../../src/wire/token.ts";
+import { endInput, type Finished, finished, startBento } from "../support/bento-command.ts";
+import { ownUids } from "../support/own-uids.ts";
 import { processesOf, SpawnedBox } from "../support/spawned-box.ts";
 
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
-const FIRST_UID = 32_000;
 const BOXES = 6;
 const KIB = 1024;
 /** Small, so that a test can be over it. */
@@ -41,13 +39,13 @@ before(async () => {
 });
 after(async () => {
   for (const box of boxes) await box[Symbol.asyncDispose]();
-  assert.deepEqual(await processesOf({ first: FIRST_UID, count: 100 * (BOXES + 2) }), []);
+  assert.deepEqual(await processesOf(ownUids(100 * (BOXES + 2))), []);
   await rm(dir, { recursive: true });
 });
 
 function startBox(name: string, at: number): Promise<SpawnedBox> {
   return SpawnedBox.start(join(dir, name), {
-    uids: { first: FIRST_UID + 100 * at, count: 100 },
+    uids: ownUids(100, 100 * at),
     toml: `[policy.storage]\nbytes = "${STORAGE}"\n[warm]\ndeno = 1\npython = 0`,
   });
 }
@@ -296,15 +294,12 @@ test("shard: a shard larger than what a box grants is refused by that box", asyn
   );
 });
 
-async function bento(...args: readonly string[]): Promise<{ code: number | null; out: string; err: string }> {
-  const env = { PATH: process.env["PATH"], HOME: dir, XDG_STATE_HOME: join(dir, "state") };
-  const child = spawn(BENTO, args, { cwd: dir, env, timeout: 90_000 });
-  const parts = { out: "", err: "" };
-  child.stdout.setEncoding("latin1").on("data", (text: string) => (parts.out += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (parts.err += text));
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-  assert.doesNotMatch(parts.err, /\n\s+at /, "no stack trace reaches a user");
-  return { code, ...parts };
+async function bento(...args: readonly string[]): Promise<Finished> {
+  const child = startBento(dir, args, { XDG_STATE_HOME: join(dir, "state") });
+  endInput(child);
+  const all = await finished(child, "latin1");
+  assert.doesNotMatch(all.err, /\n\s+at /, "no stack trace reaches a user");
+  return all;
 }
 
 test("bento shard put --through: the function on a box computes parity and hands the shards on", async () => {

@@ -61,7 +61,16 @@ async function roundTripMs(net: Testnet): Promise<number> {
   return least;
 }
 
-test("Testnet.up: link latency shows in the round trip, traces are written, down leaves nothing", async () => {
+/** Resolves when a client has fetched a consensus newer than the one it began with, which it gets as a difference. */
+async function newerConsensus(net: Testnet, client: string): Promise<void> {
+  const signal = AbortSignal.timeout(150_000);
+  await using control = await net.control(client, { signal });
+  const came = Promise.withResolvers<void>();
+  await using _subscription = await control.subscribe(["NEWCONSENSUS"], () => came.resolve(), { signal });
+  await control.during(came.promise, { signal });
+}
+
+test("Testnet.up: link latency shows, clients keep up with the network, traces are written, down leaves nothing", async () => {
   await using temp = await tempDir();
   const dir = join(temp.dir, "net");
   const phases: string[] = [];
@@ -77,6 +86,8 @@ test("Testnet.up: link latency shows in the round trip, traces are written, down
     assert.deepEqual(phases, ["keys", "relays", "consensus", "client", "circuit", "up"]);
     // Three links, each 40 ms each way.
     assert.ok((await roundTripMs(net)) >= 240);
+    await newerConsensus(net, "c0");
+    assert.doesNotMatch(await readFile(join(dir, "c0", "stdout.log"), "utf8"), /Could not apply/u);
     const status = await (await Testnet.attach(dir)).status();
     assert.deepEqual(
       status.map(({ name, role }) => `${name} ${role}`),

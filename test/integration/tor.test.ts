@@ -8,12 +8,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
+import { systemClock } from "../../src/base/clock.ts";
 import { allows, parseExitPolicy } from "../../src/base/exit-policy.ts";
 import { parseIp } from "../../src/base/ip-address.ts";
 import { Testnet } from "../../src/testnet/testnet.ts";
 import type { ControlEvent } from "../../src/tor/control-event.ts";
 import { ExitAddressDialer } from "../../src/tor/exit-address.ts";
+import { TorFirewall } from "../../src/tor/firewall/firewall.ts";
 import { addOnionService, startSingleHopService } from "../../src/tor/onion-service.ts";
+import { TorProcess } from "../../src/tor/process.ts";
 import { socksConnect } from "../../src/tor/socks.ts";
 import { DnsServer } from "../support/dns-server.ts";
 
@@ -304,4 +307,43 @@ test("ExitAddressDialer: a relay that does not accept the port refuses, and the 
     ),
     { name: "BentoError" },
   );
+});
+
+test("TorFirewall: tor's own streams to directories go on, and no guard is given up for them", async () => {
+  const dir = join(temp, "bootstrapping");
+  await using daemon = await TorProcess.start({
+    dir,
+    torrc: [
+      ...net.joinTorrc,
+      `DataDirectory ${join(dir, "data")}`,
+      "Log notice stdout",
+      "SocksPort 0",
+      // So that all of its bootstrapping comes under the firewall: one directory stream after the other on one circuit.
+      "DisableNetwork 1",
+    ].join("\n"),
+  });
+  await using control = await daemon.connect();
+  const own = new Set<string>();
+  const found: string[] = [];
+  await using _subscription = await control.subscribe(["STREAM"], (event) => {
+    if (event.kind !== "STREAM") return;
+    if (event.status === "NEW" && event.purpose?.startsWith("DIR_") === true) own.add(event.streamId);
+    if (own.has(event.streamId) && event.status !== "SENTCONNECT") found.push(event.status);
+  });
+  await using _firewall = await TorFirewall.open({
+    control: await daemon.connect(),
+    connect: async () => daemon.connect(),
+    socks: net.socks(),
+    socketDir: temp,
+    firstHop: "any",
+    clock: systemClock,
+  });
+  await control.setConf([["DisableNetwork", "0"]]);
+  await control.awaitBootstrap({ signal: deadline() });
+  // Consensus, certificates, microdescriptors.
+  assert.ok(own.size >= 3, String(own.size));
+  assert.deepEqual(new Set(found), new Set(["NEW", "SUCCEEDED", "CLOSED"]));
+  const guards = (await control.getInfo(["entry-guards"]))["entry-guards"];
+  assert.match(guards, / up$/mu);
+  assert.doesNotMatch(guards, / down$/mu);
 });

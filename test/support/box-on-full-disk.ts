@@ -6,11 +6,12 @@ import { rmSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { listingSchema, PATHS } from "../../src/wire/api.ts";
 import type { PackageInput } from "../../src/wire/package.ts";
+import { ownUids } from "./own-uids.ts";
 import { SpawnedBox } from "./spawned-box.ts";
 
 const disk = process.argv[2] ?? "";
 const BALLAST = join(disk, "ballast");
-const UIDS = { first: 27_100, count: 40 };
+const UIDS = ownUids(40);
 const options = { uids: UIDS, toml: "[warm]\ndeno = 1\npython = 0\n" };
 
 /** Leaves `bytes` of the disk free. */

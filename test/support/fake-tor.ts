@@ -127,7 +127,21 @@ export class FakeTor implements AsyncDisposable {
     };
     this.streams.set(stream.id, stream);
     this.#streamEvent(stream, "NEW");
+    this.#leave(stream);
     return stream.id;
+  }
+
+  /** A stream of tor itself, to a directory. It waits for no controller, whatever was set; once it is detached and goes on. */
+  directoryStream(): string {
+    const id = this.#nextId();
+    const target = `127.3.0.1.$${this.guard}~relay0.exit:9001`;
+    const stream: FakeStream = { id, username: "", socket: undefined, target, circuit: "1" };
+    this.streams.set(id, stream);
+    this.#streamEvent(stream, "NEW", " SOURCE_ADDR=(Tor_internal):0 PURPOSE=DIR_FETCH");
+    this.#streamEvent(stream, "SENTCONNECT");
+    this.#streamEvent(stream, "DETACHED", " REASON=TIMEOUT");
+    this.#streamEvent(stream, "SENTCONNECT");
+    return id;
   }
 
   /** A circuit ends by itself. */
@@ -300,6 +314,7 @@ export class FakeTor implements AsyncDisposable {
     if (host === SILENT) return;
     if (host === DETACHED) {
       this.#streamEvent(stream, "DETACHED", " REASON=END REMOTE_REASON=EXITPOLICY");
+      this.#leave(stream);
       return;
     }
     if (host === REFUSED) {
@@ -345,6 +360,7 @@ export class FakeTor implements AsyncDisposable {
       };
       this.streams.set(stream.id, stream);
       this.#streamEvent(stream, request.command === 0xf0 ? "NEWRESOLVE" : "NEW");
+      this.#leave(stream);
     });
     socket.once("close", () => {
       if (!stream) return;
@@ -356,6 +372,10 @@ export class FakeTor implements AsyncDisposable {
   #circuitEvent({ id, path, purpose }: FakeCircuit, status: string, rest = ""): void {
     const hops = path.map((fingerprint) => `$${fingerprint}~x`).join(",");
     this.emit("CIRC", `${id} ${status}${hops === "" ? "" : ` ${hops}`} PURPOSE=${purpose}${rest}`);
+  }
+
+  #leave(stream: FakeStream): void {
+    if (this.leavesUnattached) this.#streamEvent(stream, "CONTROLLER_WAIT");
   }
 
   #streamEvent({ id, circuit, target, username }: FakeStream, status: string, rest = ""): void {

@@ -120,6 +120,7 @@ export class Instance {
       get attached() {
         return isAttached();
       },
+      shape: () => Promise.reject(new BentoError("not-granted", "Cannot shape output: not in this process")),
       [Symbol.asyncIterator]: () => this.input[Symbol.asyncIterator](),
     };
   }

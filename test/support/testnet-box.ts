@@ -34,6 +34,13 @@ ${toml}`);
   return await Box.start({ ...config, listen }, { clock: systemClock, log });
 }
 
+/** Where it listens on loopback. */
+export function portOf(box: Box): number {
+  const [address] = box.addresses.listen;
+  if (address?.kind !== "tcp") throw new Error("the box listens at no port");
+  return address.port;
+}
+
 async function companionToml(
   net: Testnet,
   { relay, exitPort }: NonNullable<TestnetBoxOptions["companion"]>,

@@ -15,19 +15,11 @@ import {
 import { BoxClient, directDial, torDial } from "../../src/client/client.ts";
 import type { Testnet } from "../../src/testnet/testnet.ts";
 import { identify, isAlive, type ProcessIdentity, readPidFile, writePidFile } from "../../src/tor/process.ts";
+import { COMMAND_MS, endInput, type Finished, finished, startBento } from "./bento-command.ts";
 
-const BENTO = fileURLToPath(new URL("../../bento", import.meta.url));
 const MAIN = fileURLToPath(new URL("../../src/bin/bento.ts", import.meta.url));
-/** A command that takes longer hangs: milliseconds. */
-const COMMAND_MS = 240_000;
 const STARTED_MS = 60_000;
 const POLL_MS = 50;
-
-export interface Finished {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
 
 export interface RunningCommand {
   readonly finished: Promise<Finished>;
@@ -69,35 +61,27 @@ export class TorBoxes implements AsyncDisposable {
 
   /** `bento ...` with a state folder of its own. Give it `...at(index)` to reach a box. */
   bento(...args: readonly string[]): RunningCommand {
-    const env = { PATH: process.env["PATH"], HOME: this.home, TMPDIR: this.home };
-    const child = spawn(BENTO, args, {
-      cwd: this.home,
-      env,
-      timeout: COMMAND_MS,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    const parts = { out: "", err: "" };
+    const child = startBento(this.home, args);
+    endInput(child);
+    const all = finished(child);
+    const said = { out: "", err: "" };
     const heard = new EventTarget();
-    const hear = (part: keyof typeof parts) => (text: string) => {
-      parts[part] += text;
+    const hear = (part: keyof typeof said) => (text: string) => {
+      said[part] += text;
       heard.dispatchEvent(new Event("text"));
     };
-    child.stdout.setEncoding("utf8").on("data", hear("out"));
-    child.stderr.setEncoding("utf8").on("data", hear("err"));
-    const finished = new Promise<Finished>((resolve, reject) => {
-      child.once("close", (code) => resolve({ code, ...parts }));
-      child.once("error", reject);
-    });
+    child.stdout.on("data", hear("out"));
+    child.stderr.on("data", hear("err"));
     const says = (pattern: RegExp) =>
       new Promise<void>((resolve, reject) => {
         const look = () => {
-          if (pattern.test(parts.out) || pattern.test(parts.err)) resolve();
+          if (pattern.test(said.out) || pattern.test(said.err)) resolve();
         };
         heard.addEventListener("text", look);
         look();
-        finished.then(() => reject(new Error(`it never said ${pattern}: ${parts.out}${parts.err}`)), reject);
+        all.then(() => reject(new Error(`it never said ${pattern}: ${said.out}${said.err}`)), reject);
       });
-    return { finished, says };
+    return { finished: all, says };
   }
 
   /** Options of a command that reach these boxes. */

@@ -3,6 +3,7 @@
 // FetchFailure, and never waits for the page alone.
 
 import { Buffer } from "node:buffer";
+import { Changes } from "../../../src/base/changes.ts";
 import type { PageRequest } from "../engine.ts";
 import { FetchFailure } from "../failure.ts";
 import { captureScript, HEIGHTS, OPEN_ROOTS, scrollTo } from "./capture.ts";
@@ -42,7 +43,7 @@ export class Tab implements AsyncDisposable {
   #loaded = false;
   /** How a navigation that something sends goes on when the browser asks. */
   #onDocument: ((params: CdpObject) => void) | undefined;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   private constructor(cdp: Cdp, target: string, session: string) {
     this.#cdp = cdp;
@@ -314,9 +315,7 @@ export class Tab implements AsyncDisposable {
       default:
         this.requests.take(event);
     }
-    const waiters = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiters.resolve();
+    this.#changes.notify();
   }
 
   /** Waits for `check`, at most so long. Returns when `signal` aborts; throws when the page or the browser has gone. */
@@ -331,7 +330,7 @@ export class Tab implements AsyncDisposable {
       const tick = new Promise<void>((resolve) => {
         timer = setTimeout(resolve, Math.min(leftMs, LOOK_MS));
       });
-      await Promise.race([this.#changed.promise, tick]);
+      await Promise.race([this.#changes.next, tick]);
       clearTimeout(timer);
     }
   }

@@ -1,27 +1,34 @@
-// `bento test [FILTER...]`: format, lint, types and import rules, then every test file, two at a time: units, then what
-// needs real tor, root or a sandbox. Ends with the line `N passed, N failed`.
+// `bento test [FILTER...]`: format, lint, types and import rules, then every test file, some side by side: units, then
+// what needs real tor, root or a sandbox. Ends with the line `N passed, N failed`.
 
 import { execFile } from "node:child_process";
 import { glob } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import { run } from "node:test";
 import { fileURLToPath } from "node:url";
 import { inspect, stripVTControlCharacters } from "node:util";
 import { type Cli, usage } from "../../client/cli/cli.ts";
+import { table } from "../../client/cli/io.ts";
 import { formatSeconds, Progress } from "../../client/cli/progress.ts";
+import { placed, roomOn, sideBySide } from "./test-order.ts";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const UNIT_FILES = ["src/**/*.test.ts", "functions/**/*.test.ts", "tools/**/*.test.ts"];
-/** Real tor, sandboxes and browsers: mostly they wait, so two files go side by side. */
+/** Real tor, sandboxes and browsers: mostly they wait, so more of them go side by side than there are cores. */
 const INTEGRATION_FILES = ["test/**/*.test.ts"];
-const FILES_AT_ONCE = 2;
+const CORES = availableParallelism();
 /** More files than these do not fail for lack of time. */
 const FILES_AGAIN_MAX = 6;
 /** One file of the kind may take this long: milliseconds. */
 const UNIT_FILE_MS = 120_000;
 const INTEGRATION_FILE_MS = 600_000;
 const CHECK_OUTPUT_BYTES_MAX = 4 * 1024 * 1024;
+/** Files that `--times` names. */
+const SLOWEST = 10;
 
+/** Where Node keeps our code as it has compiled it: each test file is a process and would begin with doing that. */
+const NODE_COMPILE_CACHE = path.join(ROOT, "node_modules/.cache/compile");
 /** Where `deno check` keeps what it has checked: nothing of the user's. */
 const DENO_DIR = path.join(ROOT, "node_modules/.cache/deno");
 
@@ -50,17 +57,27 @@ interface Tally {
   passed: number;
   skipped: { name: string; reason: string }[];
   readonly failures: Failure[];
+  readonly times: { readonly file: string; readonly seconds: number }[];
 }
 
 export interface TestOptions {
   readonly checks: boolean;
   readonly verbose?: boolean;
+  readonly times?: boolean;
+}
+
+interface How {
+  /** How many files go side by side. */
+  readonly room: number;
+  /** For one file: milliseconds. */
+  readonly timeout: number;
+  readonly verbose: boolean | undefined;
 }
 
 export async function test(cli: Cli, filters: readonly string[], options: TestOptions): Promise<number> {
   const { io } = cli;
   const startedMs = performance.now();
-  const tally: Tally = { passed: 0, skipped: [], failures: [] };
+  const tally = newTally();
   const units = await testFiles(UNIT_FILES, filters);
   const integration = await testFiles(INTEGRATION_FILES, filters);
   if (filters.length > 0 && units.length + integration.length === 0) {
@@ -69,8 +86,9 @@ export async function test(cli: Cli, filters: readonly string[], options: TestOp
     );
   }
   if (options.checks && filters.length === 0) await runChecks(cli, tally);
-  await runFiles(cli, units, { timeout: UNIT_FILE_MS, verbose: options.verbose }, tally);
-  await runFiles(cli, integration, { timeout: INTEGRATION_FILE_MS, verbose: options.verbose }, tally);
+  const { verbose } = options;
+  await runFiles(cli, units, { room: CORES, timeout: UNIT_FILE_MS, verbose }, tally);
+  await runFiles(cli, integration, { room: roomOn(CORES), timeout: INTEGRATION_FILE_MS, verbose }, tally);
   const again = await runAgain(cli, integration, options, tally);
   cli.signal.throwIfAborted();
   const { failures, skipped } = tally;
@@ -83,6 +101,7 @@ export async function test(cli: Cli, filters: readonly string[], options: TestOp
       io.print(`\n${io.red("✗")} ${io.bold(name)}\n  ${where}\n${indent(text)}`);
     if (failures.length > 0) io.print("");
   }
+  if (options.times) io.note(slowest(tally));
   io.note(
     io.dim(
       `${skipped.length > 0 ? `${skipped.length} skipped, ` : ""}${formatSeconds((performance.now() - startedMs) / 1000)}`,
@@ -114,10 +133,9 @@ async function runAgain(
   const before = tally.failures.filter(({ file }) => file !== undefined && files.includes(file));
   const failed = new Set(before.flatMap(({ file }) => file ?? []));
   if (failed.size === 0 || failed.size > FILES_AGAIN_MAX || cli.signal.aborted) return [];
-  const second: Tally = { passed: 0, skipped: [], failures: [] };
-  for (const file of failed) {
-    await runFiles(cli, [file], { timeout: INTEGRATION_FILE_MS, verbose: options.verbose }, second);
-  }
+  const second = newTally();
+  const alone = { room: 1, timeout: INTEGRATION_FILE_MS, verbose: options.verbose };
+  await runFiles(cli, [...failed], alone, second);
   const isStill = (one: Failure) =>
     second.failures.some(({ file, name }) => file === one.file && name === one.name);
   const steady = tally.failures.filter((one) => !before.includes(one));
@@ -125,6 +143,10 @@ async function runAgain(
   tally.failures.splice(0, tally.failures.length, ...steady, ...second.failures);
   tally.passed += unsteady.length;
   return unsteady;
+}
+
+function newTally(): Tally {
+  return { passed: 0, skipped: [], failures: [], times: [] };
 }
 
 async function testFiles(patterns: readonly string[], filters: readonly string[]): Promise<string[]> {
@@ -136,24 +158,13 @@ async function testFiles(patterns: readonly string[], filters: readonly string[]
   return files.sort();
 }
 
+/** All at once: none of them keeps every core busy all the time. */
 async function runChecks(cli: Cli, tally: Tally): Promise<void> {
-  for (const { name, command } of CHECKS) {
-    cli.signal.throwIfAborted();
-    using _progress = new Progress(cli.io, `Checking ${name}`);
-    const [program = "", ...args] = command;
-    const output = await new Promise<string | undefined>((resolve) => {
-      execFile(
-        program,
-        args,
-        {
-          cwd: ROOT,
-          maxBuffer: CHECK_OUTPUT_BYTES_MAX,
-          signal: cli.signal,
-          env: { ...process.env, NO_COLOR: "1", DENO_DIR, DENO_NO_UPDATE_CHECK: "1" },
-        },
-        (error, stdout, stderr) => resolve(error ? `${stdout}${stderr}` || error.message : undefined),
-      );
-    });
+  using _progress = new Progress(cli.io, "Checking format, types, lint and import rules");
+  const outputs = await Promise.all(CHECKS.map(({ command }) => outputOfFailed(command, cli.signal)));
+  cli.signal.throwIfAborted();
+  for (const [at, { name, command }] of CHECKS.entries()) {
+    const output = outputs[at];
     cli.io.event({ event: "check", name, passed: output === undefined });
     if (output === undefined) tally.passed++;
     else
@@ -166,21 +177,42 @@ async function runChecks(cli: Cli, tally: Tally): Promise<void> {
   }
 }
 
-async function runFiles(
-  cli: Cli,
-  files: readonly string[],
-  how: { timeout: number; verbose: boolean | undefined },
-  tally: Tally,
-): Promise<void> {
-  if (files.length === 0 || cli.signal.aborted) return;
+/** What a command said that did not succeed; undefined when it did. */
+async function outputOfFailed(command: readonly string[], signal: AbortSignal): Promise<string | undefined> {
+  const [program = "", ...args] = command;
+  const env = { ...process.env, NO_COLOR: "1", DENO_DIR, DENO_NO_UPDATE_CHECK: "1" };
+  return await new Promise((resolve) => {
+    execFile(
+      program,
+      args,
+      { cwd: ROOT, maxBuffer: CHECK_OUTPUT_BYTES_MAX, signal, env },
+      (error, stdout, stderr) => resolve(error ? `${stdout}${stderr}` || error.message : undefined),
+    );
+  });
+}
+
+async function runFiles(cli: Cli, files: readonly string[], how: How, tally: Tally): Promise<void> {
+  if (files.length === 0) return;
+  using progress = new Progress(cli.io, "Testing");
+  const names = files.map((file) => path.relative(ROOT, file));
+  await sideBySide(placed(names), how.room, async (file) => {
+    if (cli.signal.aborted) return;
+    const startedMs = performance.now();
+    await runFile(cli, file, how, tally, progress);
+    const seconds = (performance.now() - startedMs) / 1000;
+    tally.times.push({ file, seconds });
+    cli.io.event({ event: "file", file, seconds });
+  });
+}
+
+async function runFile(cli: Cli, file: string, how: How, tally: Tally, progress: Progress): Promise<void> {
   const { io } = cli;
-  using progress = new Progress(io, "Testing");
   const stream = run({
-    files: [...files],
-    concurrency: FILES_AT_ONCE,
+    files: [path.join(ROOT, file)],
     timeout: how.timeout,
     signal: cli.signal,
     execArgv: ["--disable-warning=ExperimentalWarning"],
+    env: { ...process.env, NODE_COMPILE_CACHE },
   });
   for await (const { type, data } of stream) {
     switch (type) {
@@ -228,6 +260,15 @@ function report(
   cli.io.event({ event: "test", name, file: where, passed });
   if (verbose && !cli.io.json)
     cli.io.note(`${passed ? cli.io.green("✓") : cli.io.red("✗")} ${where} ${name}`);
+}
+
+/** Each time as its file was run: one that was late because of others says so, too. */
+function slowest({ times }: Tally): string {
+  const rows = times
+    .sort((a, b) => b.seconds - a.seconds)
+    .slice(0, SLOWEST)
+    .map(({ file, seconds }) => [`${seconds.toFixed(1)} s`, file]);
+  return `slowest files:\n${table(rows)}`;
 }
 
 function isFile(name: string, file: string | undefined): boolean {

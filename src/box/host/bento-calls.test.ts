@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import { test } from "node:test";
+import { LEAST_GRANT } from "../../../test/support/least-grant.ts";
 import { silentLog } from "../../base/log.ts";
 import {
   encodeGuestFrame,
@@ -16,22 +17,7 @@ import { Limits } from "../../wire/limits.ts";
 import { GuestLink } from "./guest-link.ts";
 import type { FarSession, HostServices, InstanceBento } from "./services.ts";
 
-const LIMITS = {
-  memoryBytes: 1,
-  cpuPercent: 1,
-  pids: 1,
-  tmpBytes: 1,
-  instances: 1,
-  lifetimeMs: 1,
-  runtimeMs: 1,
-  backlogBytes: 1,
-};
-const START = {
-  name: "test",
-  source: "",
-  invocation: { args: [] },
-  grant: { image: "deno" as const, syscalls: [], box: [], limits: LIMITS },
-};
+const START = { name: "test", source: "", invocation: { args: [] }, grant: LEAST_GRANT };
 const RUN = { box: "self", invocation: { args: [] } };
 
 /** A started guest in the hands of the test. */

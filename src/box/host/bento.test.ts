@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { LEAST_LIMITS } from "../../../test/support/least-grant.ts";
 import { utf8 } from "../../base/bytes.ts";
 import { TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
@@ -31,22 +32,12 @@ const GRANT: BentoGrant = {
 const { signal } = new AbortController();
 
 function stored(name = "f") {
-  const limits = {
-    memoryBytes: 1,
-    cpuPercent: 1,
-    pids: 1,
-    tmpBytes: 1,
-    instances: 1,
-    lifetimeMs: 1,
-    runtimeMs: 1,
-    backlogBytes: 1,
-  };
   return {
     invocationToken: newInvocationToken(),
     shutdownToken: newShutdownToken(),
     name,
     sourceHash: "0".repeat(64),
-    grant: { image: "deno" as const, syscalls: [], box: [], limits },
+    grant: { image: "deno" as const, syscalls: [], box: [], limits: LEAST_LIMITS },
     expiresAt: 1,
   };
 }

@@ -6,6 +6,7 @@ import { BentoError } from "../../base/errors.ts";
 import { HOPS_MAX } from "../../tor/firewall/choose-path.ts";
 import { EVENT_KINDS } from "../../tor/firewall/owner-watch.ts";
 import { LOG_LEVELS } from "../../wire/api.ts";
+import { BrowseLimits, CELL_BYTES, RATES } from "../../wire/browse.ts";
 import type { Refusal } from "../../wire/error-code.ts";
 import { Limits } from "../../wire/limits.ts";
 import { bentoCallSchemas } from "./bento-call-schemas.ts";
@@ -102,6 +103,28 @@ const relaysCalls = [
 const relaysCallSchema = z.discriminatedUnion("method", relaysCalls);
 export type RelaysCall = z.infer<typeof relaysCallSchema>;
 
+/** spec/guest 5.5. */
+const answersCalls = [
+  z.strictObject({
+    method: z.literal("answers.shape"),
+    params: z.strictObject({
+      bytes: z
+        .array(z.int().positive().max(BrowseLimits.bucketBytesMax).multipleOf(CELL_BYTES))
+        .min(1)
+        .max(BrowseLimits.bucketsMax)
+        .refine(
+          (sizes) => sizes.every((size, at) => size > (sizes[at - 1] ?? 0)),
+          "expected ascending sizes",
+        ),
+      rate: z.literal(RATES),
+      begins: z.enum(["now", "input"]),
+    }),
+  }),
+  z.strictObject({ method: z.literal("answers.room"), params: z.strictObject({}) }),
+  z.strictObject({ method: z.literal("answers.finish"), params: z.strictObject({}) }),
+  z.strictObject({ method: z.literal("answers.ended"), params: z.strictObject({}) }),
+] as const;
+
 export const guestCallSchema = z.discriminatedUnion("method", [
   z.strictObject({
     method: z.literal("net.connect"),
@@ -135,6 +158,7 @@ export const guestCallSchema = z.discriminatedUnion("method", [
   ...bentoCallSchemas,
   z.strictObject({ method: z.literal("box.facts"), params: z.strictObject({}) }),
   z.strictObject({ method: z.literal("self.remove"), params: z.strictObject({}) }),
+  ...answersCalls,
   ...torCalls,
   ...relaysCalls,
 ]);

@@ -68,6 +68,21 @@ export async function carryOut(
     case "relays.network":
     case "relays.link":
       return carryOutRelays(call, open, granted(services.relays, "relays"), answer);
+    case "answers.shape":
+      granted(services.answers, "answers").shape(call.params);
+      answer.reply({});
+      return;
+    case "answers.room":
+      answer.reply({ bytes: granted(services.answers, "answers").room() });
+      return;
+    case "answers.finish":
+      await granted(services.answers, "answers").finish(open.signal);
+      answer.reply({});
+      return;
+    case "answers.ended":
+      await granted(services.answers, "answers").ended(open.signal);
+      answer.reply({});
+      return;
     case "self.remove":
       await granted(services.removeSelf, "self")();
       answer.reply(null);

@@ -5,9 +5,11 @@ import { once } from "node:events";
 import { duplexPair, PassThrough } from "node:stream";
 import { describe, test } from "node:test";
 import * as fc from "fast-check";
+import { LEAST_GRANT } from "../../../test/support/least-grant.ts";
 import { TestClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { silentLog } from "../../base/log.ts";
+import { BrowseLimits, CELL_BYTES } from "../../wire/browse.ts";
 import {
   encodeGuestFrame,
   GUEST_FRAME as F,
@@ -21,26 +23,7 @@ import { Limits } from "../../wire/limits.ts";
 import { GuestLink, type OutputFragment } from "./guest-link.ts";
 import type { FunctionStorage, HeldValue, HostServices } from "./services.ts";
 
-const START: GuestStart = {
-  name: "test",
-  source: "",
-  invocation: { args: [] },
-  grant: {
-    image: "deno",
-    syscalls: [],
-    box: [],
-    limits: {
-      memoryBytes: 1,
-      cpuPercent: 1,
-      pids: 1,
-      tmpBytes: 1,
-      instances: 1,
-      lifetimeMs: 1,
-      runtimeMs: 1,
-      backlogBytes: 1,
-    },
-  },
-};
+const START: GuestStart = { name: "test", source: "", invocation: { args: [] }, grant: LEAST_GRANT };
 
 /** A guest in the hands of the test, started unless asked otherwise. */
 async function setUp(
@@ -54,7 +37,7 @@ async function setUp(
   const stdin = options.stdin ?? new PassThrough({ highWaterMark: 1 << 20 });
   const stdout = new PassThrough({ highWaterMark: 1 << 20 });
   const clock = new TestClock();
-  const link = new GuestLink({ stdin, stdout, log: silentLog, clock });
+  const link = new GuestLink({ stdin, stdout, log: silentLog, clock, paceClock: clock });
   const output: OutputFragment[] = [];
   const logs: string[] = [];
   const splitter = new GuestFrameSplitter(8 << 20);
@@ -103,6 +86,72 @@ async function lostBy(link: GuestLink, code: string): Promise<void> {
 }
 
 describe("GuestLink", { timeout: 20_000 }, () => {
+  test("answers: a message begins one before the guest has taken it; the guest's silence, noise and death change no size", async () => {
+    const { link, clock, output, say, hear } = await setUp();
+    const shape = { bytes: [2, 4].map((cells) => cells * CELL_BYTES), rate: 65_536, begins: "input" };
+    say(F.call, 1, call("answers.shape", shape));
+    await hear(F.reply);
+    const cells = () => output.length;
+    for (const behave of [
+      () => undefined,
+      () => {
+        say(F.output, 0, Buffer.alloc(20_000));
+        say(F.output, 0, Buffer.alloc(20_000));
+      },
+    ]) {
+      const before = cells();
+      // The guest reads nothing at all meanwhile.
+      await link.sendInput(Buffer.from("go"), { last: true });
+      assert.equal(cells(), before + 1);
+      behave();
+      await settle();
+      await clock.advance(10_000);
+      assert.equal(cells(), before + 4);
+      say(F.call, 2 + before, call("answers.finish", {}));
+      await hear(F.reply);
+    }
+    const before = cells();
+    await link.sendInput(Buffer.from("go"), { last: true });
+    say(F.failed, 0, { name: "Error", message: "no", traceback: "" });
+    assert.equal((await link.ended).kind, "failed");
+    assert.equal(cells(), before + 1);
+    await clock.advance(10_000);
+    await link.drained;
+    assert.equal(cells(), before + 2);
+    assert.ok(output.every(({ bytes, last }) => bytes.length === CELL_BYTES && last));
+  });
+
+  test("answers: sizes, rates and turns that there are not are refused; the window holds", async () => {
+    const { link, say, hearJson } = await setUp();
+    const { bucketsMax, bucketBytesMax } = BrowseLimits;
+    const ladder = (count: number) => Array.from({ length: count }, (_, at) => (at + 1) * CELL_BYTES);
+    const good = { bytes: ladder(bucketsMax), rate: 65_536, begins: "input" };
+    const wrong = [
+      { ...good, bytes: [] },
+      { ...good, bytes: ladder(bucketsMax + 1) },
+      { ...good, bytes: [CELL_BYTES + 1] },
+      { ...good, bytes: [2 * CELL_BYTES, CELL_BYTES] },
+      { ...good, bytes: [bucketBytesMax + CELL_BYTES] },
+      { ...good, rate: 65_537 },
+      { ...good, begins: "later" },
+    ];
+    let id = 0;
+    for (const params of wrong) {
+      say(F.call, ++id, call("answers.shape", params));
+      assert.equal(((await hearJson(F.refuse)) as { code: string }).code, "bad-call", JSON.stringify(params));
+    }
+    say(F.call, ++id, call("answers.finish", {}));
+    assert.equal(((await hearJson(F.refuse)) as { code: string }).code, "bad-call");
+    say(F.call, ++id, call("answers.shape", { ...good, bytes: [bucketBytesMax] }));
+    assert.deepEqual(await hearJson(F.reply), {});
+    await link.sendInput(Buffer.from("go"), { last: true });
+    for (let sent = 0; sent <= Limits.streamWindowBytes; sent += 65_000)
+      say(F.output, 0, Buffer.alloc(65_000));
+    await lostBy(link, "guest-frame");
+    await link[Symbol.asyncDispose]();
+    await link.drained;
+  });
+
   test("GuestLink: start, output in order, done", async () => {
     const { link, output, say, hearJson } = await setUp();
     assert.equal(((await hearJson(F.start)) as GuestStart).name, "test");
@@ -390,6 +439,27 @@ describe("GuestLink", { timeout: 20_000 }, () => {
     assert.deepEqual([await hearJson(F.reply), await hearJson(F.reply)], [{ bytes: 7 }, { bytes: 100 }]);
     say(F.done, 0);
     assert.deepEqual(await link.ended, { kind: "returned" });
+  });
+
+  test("GuestLink: no value goes past a shape, and no shape comes after a value", async () => {
+    const params = { bytes: [4096], rate: 65_536, begins: "now" };
+    let [placed, released] = [0, 0];
+    const storage = { ...storageOf(), hold: () => ({ ...heldValue(10), release: () => void released++ }) };
+    const options = { services: { storage }, onValue: async () => void placed++ };
+    const shaped = await setUp(options);
+    shaped.say(F.call, 1, call("answers.shape", params));
+    await shaped.hear(F.reply);
+    shaped.say(F.call, 2, call("storage.send", { key: "k" }));
+    assert.equal(((await shaped.hearJson(F.refuse)) as { code: string }).code, "bad-call");
+    assert.deepEqual([placed, released], [0, 1]);
+    await shaped.link[Symbol.asyncDispose]();
+    const plain = await setUp(options);
+    plain.say(F.call, 1, call("storage.send", { key: "k" }));
+    await plain.hear(F.reply);
+    assert.equal(placed, 1);
+    plain.say(F.call, 2, call("answers.shape", params));
+    assert.equal(((await plain.hearJson(F.refuse)) as { code: string }).code, "bad-call");
+    await plain.link[Symbol.asyncDispose]();
   });
 
   test("GuestLink: values that nobody takes: as many as calls may be open; malformed and ungranted ones are refused", async () => {

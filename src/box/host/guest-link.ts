@@ -18,6 +18,9 @@ import {
   guestFrameCost,
 } from "../../wire/guest-frame.ts";
 import { Limits } from "../../wire/limits.ts";
+import type { PaceClock } from "../../wire/pace.ts";
+import { pacingClock } from "../../wire/pacing-clock.ts";
+import { GuestAnswers } from "./guest-answers.ts";
 import { OpenCall } from "./guest-call-state.ts";
 import {
   type GuestLogLine,
@@ -55,7 +58,7 @@ export type GuestEnd =
 
 /** Where the output of a started guest goes. Callbacks must not throw. */
 export interface GuestSinks {
-  /** In order, never after `ended` has resolved. The guest may send on as far as `credit` allows. */
+  /** In order, never after `drained` has resolved. The guest may send on as far as `credit` allows. */
   onOutput(fragment: OutputFragment): void;
   /** A stored value that is a whole message, in its place among the fragments. Resolves when the client has taken it. */
   onValue(value: HeldValue): Promise<void>;
@@ -70,9 +73,12 @@ export class GuestLink implements AsyncDisposable {
   readonly ready: Promise<void>;
   /** Never rejects. */
   readonly ended: Promise<GuestEnd>;
+  /** Resolves after `ended`, when the shaped answer that was under way has ended as well. Never rejects. */
+  readonly drained: Promise<void>;
   readonly #stdout: Readable;
   readonly #log: Log;
   readonly #clock: Clock;
+  readonly #answers: GuestAnswers;
   readonly #writer: GuestWriter;
   readonly #splitter = new GuestFrameSplitter(GUEST_PAYLOAD_BYTES_MAX);
   readonly #readiness = Promise.withResolvers<void>();
@@ -88,11 +94,18 @@ export class GuestLink implements AsyncDisposable {
   #lastCallId = 0;
   #heldBytes = 0;
   #inputEnded = false;
+  #isInMessage = false;
   #attached = false;
   #attachedSent = false;
 
   /** Takes over both pipes of a guest that was just launched. */
-  constructor(options: { stdin: Writable; stdout: Readable; log: Log; clock?: Clock }) {
+  constructor(options: {
+    stdin: Writable;
+    stdout: Readable;
+    log: Log;
+    clock?: Clock;
+    paceClock?: PaceClock;
+  }) {
     this.#stdout = options.stdout;
     this.#log = options.log;
     this.#clock = options.clock ?? systemClock;
@@ -107,6 +120,15 @@ export class GuestLink implements AsyncDisposable {
       /* whoever does not wait for it learns the same from `ended` */
     });
     this.ended = this.#ending.promise;
+    this.#answers = new GuestAnswers({
+      clock: options.paceClock ?? pacingClock,
+      windowBytes: Limits.streamWindowBytes,
+      onCell: (bytes, cost) => this.#sinks?.onOutput({ bytes, last: true, cost }),
+      onConsumed: (bytes) => {
+        this.#consume(bytes);
+      },
+    });
+    this.drained = this.ended.then(() => this.#answers.drain());
     const gone = (cause?: unknown) => {
       this.#lose(new BentoError("guest-gone", "Cannot go on: the guest ended without a result", { cause }));
     };
@@ -130,7 +152,7 @@ export class GuestLink implements AsyncDisposable {
       );
     }
     this.#state = "running";
-    this.#services = services;
+    this.#services = { ...services, answers: this.#answers };
     this.#sinks = sinks;
     this.#logLimit = new LogLimit(this.#clock);
     this.#writer.write(GUEST_FRAME.start, 0, payload);
@@ -144,6 +166,9 @@ export class GuestLink implements AsyncDisposable {
   async sendInput(bytes: Uint8Array, options: { last: boolean; signal?: AbortSignal }): Promise<void> {
     const { last, signal } = options;
     assert(this.#state === "running" || this.#state === "ended", "input follows start");
+    // A shaped answer begins when its message is here: how soon the guest takes it must not show.
+    if (!this.#isInMessage) this.#answers.ask();
+    this.#isInMessage = !last;
     let at = 0;
     do {
       const part = bytes.subarray(at, at + GUEST_PAYLOAD_BYTES_MAX);
@@ -175,14 +200,13 @@ export class GuestLink implements AsyncDisposable {
 
   /** Lets the guest send on: the sum of the costs of what was consumed. */
   credit(bytes: number): void {
-    if (this.#state === "ended") return;
-    this.#outputWindow.consume(bytes);
-    this.#hold(-bytes);
-    this.#outputCredit.give(bytes);
+    if (this.#answers.isShaping) this.#answers.credit(bytes);
+    else this.#consume(bytes);
   }
 
-  /** Ends the channel and every call. The process is its launcher's to end. */
+  /** Ends the channel, every call and a shaped answer. The process is its launcher's to end. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#answers.stop();
     this.#lose(new BentoError("guest-gone", "Cannot go on: the link was closed"));
   }
 
@@ -246,11 +270,24 @@ export class GuestLink implements AsyncDisposable {
     const cost = guestFrameCost(bytes.length);
     this.#outputWindow.receive(cost);
     this.#hold(cost);
-    this.#sinks?.onOutput({ bytes, last, cost });
+    if (!this.#answers.take(bytes)) this.#sinks?.onOutput({ bytes, last, cost });
+  }
+
+  #consume(bytes: number): void {
+    if (this.#state === "ended") return;
+    this.#outputWindow.consume(bytes);
+    this.#hold(-bytes);
+    this.#outputCredit.give(bytes);
   }
 
   async #onValue(value: HeldValue): Promise<void> {
     assert(this.#state === "running" && this.#sinks, "a guest that has ended makes no calls");
+    try {
+      this.#answers.refuseShaped();
+    } catch (error) {
+      value.release();
+      throw error;
+    }
     await this.#sinks.onValue(value);
   }
 

@@ -10,9 +10,10 @@ import { type Host, type IpAddress, parseHost } from "../../base/ip-address.ts";
 import { covers, type Destination, parseDestination } from "../../wire/destination.ts";
 import type { NetGrant } from "../../wire/grant.ts";
 import { Limits } from "../../wire/limits.ts";
+import type { Traffic } from "./counted-socket.ts";
 import { dial } from "./dial.ts";
 import type { Egress } from "./egress.ts";
-import { type ByteBudget, MeteredConnection, type Traffic } from "./metered-connection.ts";
+import { type ByteBudget, MeteredConnection } from "./metered-connection.ts";
 import type { NameResolver } from "./resolver.ts";
 import type { InstanceNet } from "./services.ts";
 

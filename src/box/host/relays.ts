@@ -10,7 +10,7 @@ import { BentoError, ProtocolError } from "../../base/errors.ts";
 import { openLinkSocket } from "../../onion/link/tls-link.ts";
 import type { DirectoryRelay } from "../../tor/firewall/relay-directory.ts";
 import type { RelaysGrant } from "../../wire/grant.ts";
-import type { Traffic } from "./metered-connection.ts";
+import type { Traffic } from "./counted-socket.ts";
 import { RelayAccount } from "./relay-account.ts";
 import { RelayLinkStream } from "./relay-link.ts";
 import type { InstanceRelays, OpenedRelayLink, RelayContact, RelayNetwork } from "./services.ts";

@@ -16,6 +16,8 @@ export interface HostServices {
   readonly bento?: InstanceBento;
   /** `env.box`: the facts that the grant names, freshly measured. */
   readonly box?: () => Promise<Readonly<Record<string, JsonValue>>>;
+  /** Output in answers of a few sizes. Comes with the channel, not with a grant: it only narrows what output shows. */
+  readonly answers?: InstanceAnswers;
   /** Ends the function as its owner could, but for the instance that asks. Idempotent. */
   readonly removeSelf?: () => Promise<void>;
 }
@@ -25,6 +27,28 @@ export function servicesToClose(services: HostServices): readonly AsyncDisposabl
   return Object.values(services).filter(
     (service): service is AsyncDisposable => typeof service === "object" && Symbol.asyncDispose in service,
   );
+}
+
+/** Sizes and rate of all answers of an instance, checked; and what makes the box send one. */
+export interface AnswersShape {
+  /** Ascending multiples of CELL_BYTES. */
+  readonly bytes: readonly number[];
+  /** Bytes per second. */
+  readonly rate: number;
+  /** One answer at once and no other, or one for each input message. */
+  readonly begins: "now" | "input";
+}
+
+/** What a function may do about its answers: one after the other, each fed and finished in its turn. */
+export interface InstanceAnswers {
+  /** Once, before any output. Throws BentoError "bad-call". */
+  shape(shape: AnswersShape): void;
+  /** Bytes of content that the present answer can still carry. */
+  room(): number;
+  /** The present answer gets no more content. Resolves when its last cell has left. Throws BentoError "bad-call". */
+  finish(signal: AbortSignal): Promise<void>;
+  /** Resolves when the present answer has ended, finished or not. */
+  ended(signal: AbortSignal): Promise<void>;
 }
 
 /** Connections out of one instance. Counts and closes what it opened. */

@@ -153,7 +153,11 @@ class SandboxedGuest implements Guest {
   constructor(sandbox: Sandbox, link: GuestLink, deps: EndDeps) {
     this.#sandbox = sandbox;
     this.#link = link;
-    this.ended = endOf(sandbox, link, deps);
+    // Whatever happened in the sandbox, a shaped answer is as long as its shape says.
+    this.ended = endOf(sandbox, link, deps).then(async (end) => {
+      await link.drained;
+      return end;
+    });
   }
 
   async sendInput(bytes: Uint8Array, last: boolean): Promise<void> {

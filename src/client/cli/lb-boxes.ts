@@ -14,7 +14,8 @@ import { type Cli, chooseBox, type Reach, type ReachOptions, reachBox, usage } f
 export interface LbReachOptions extends ReachOptions {
   /** Of replicas, in order of preference. */
   readonly boxes?: readonly string[] | undefined;
-  readonly standby?: string | undefined;
+  /** Of a second load balancer, in order of preference: it waits at one of them. */
+  readonly standby?: readonly string[] | undefined;
   readonly distinct?: readonly string[] | undefined;
   readonly region?: readonly string[] | undefined;
   readonly avoidRegion?: readonly string[] | undefined;
@@ -27,7 +28,12 @@ export interface LbBoxes {
   readonly replicas: readonly string[];
   /** The load balancer's own box as other boxes name it. */
   readonly ownAddress: string;
-  readonly standby: { readonly reach: Reach; readonly address: string } | undefined;
+  readonly standbys: readonly StandbyBox[];
+}
+
+export interface StandbyBox {
+  readonly reach: Reach;
+  readonly address: string;
 }
 
 /** Throws "usage" for boxes that cannot be, "policy-refused" where none suits. */
@@ -40,14 +46,13 @@ export async function chooseLbBoxes(
   if (boxes && [distinct, region, avoidRegion, not].some((wish) => wish !== undefined))
     throw usage("Cannot use --boxes together with wishes: it names the boxes", "Leave one of them out.");
   const primary = await chooseBox(cli, options, manifests.balancer);
-  const standby =
-    options.standby === undefined ? undefined : await standbyAt(cli, options.standby, primary, options);
+  const standbys = await standbysAt(cli, options.standby ?? [], primary, options);
   const replicas = boxes
     ? await named(cli, boxes, primary, options)
     : await suitable(cli, primary, options, manifests.replica);
   return {
     primary,
-    standby,
+    standbys,
     replicas: [...new Set(replicas)].slice(0, LoadBalancerLimits.boxesMax),
     ownAddress: await addressOf(cli, primary),
   };
@@ -58,20 +63,27 @@ function othersOf({ direct, socks }: ReachOptions): ReachOptions {
   return { direct, socks };
 }
 
-async function standbyAt(
+async function standbysAt(
   cli: Cli,
-  name: string,
+  names: readonly string[],
   primary: Reach,
   options: ReachOptions,
-): Promise<NonNullable<LbBoxes["standby"]>> {
-  const reach = await reachBox(cli, name, othersOf(options));
-  const address = await addressFrom(cli, primary, reach);
-  if (address === SELF)
-    throw usage(
-      `Cannot use ${name} for the standby: the load balancer itself is there`,
-      "It would go down with it.",
-    );
-  return { reach, address };
+): Promise<StandbyBox[]> {
+  const most = 1 + LoadBalancerLimits.standbyOthersMax;
+  if (names.length > most)
+    throw usage(`Cannot use ${names.length} boxes for the standby: at most ${most}`, "Name fewer.");
+  const found: StandbyBox[] = [];
+  for (const name of names) {
+    const reach = await reachBox(cli, name, othersOf(options));
+    const address = await addressFrom(cli, primary, reach);
+    if (address === SELF)
+      throw usage(
+        `Cannot use ${name} for the standby: the load balancer itself is there`,
+        "It would go down with it.",
+      );
+    if (!found.some((one) => one.address === address)) found.push({ reach, address });
+  }
+  return found;
 }
 
 async function named(

@@ -1,10 +1,10 @@
-// A saved load balancer by its name, and the places where it may be found: its box, and its standby's.
+// A saved load balancer by its name, and the places where it may be found: its box, and those where a standby is or may be.
 
 import { SELF } from "../../wire/policy.ts";
 import { parseInstanceId, parseInvocationToken, parseShutdownToken } from "../../wire/token.ts";
 import { formatAddress, tryParseAddress } from "../address.ts";
 import { BoxClient } from "../client.ts";
-import type { BalancerEntry } from "../context.ts";
+import type { BalancerEntry, StandbyEntry } from "../context.ts";
 import type { Place } from "../loadbalancer/follow.ts";
 import { newestInstance } from "../loadbalancer/start.ts";
 import { nearest } from "../nearest.ts";
@@ -46,20 +46,21 @@ export async function findBalancer(
   const found = await findOwned(cli, name, options);
   const clientOf = (reach: typeof found.reach, isolation: string) =>
     stack.use(new BoxClient({ address: reach.address, dial: reach.dial, isolation }));
-  /** Asked when the saved instance has ended; what is found is saved. */
+  /** What is found is saved. */
   const newestAt =
-    (client: BoxClient, invocationToken: string | undefined, save: (to: BalancerEntry, id: string) => void) =>
+    (client: BoxClient, invocationToken: string, save: (to: BalancerEntry, id: string) => void) =>
     async (signal: AbortSignal) => {
-      if (invocationToken === undefined) return undefined;
-      const instance = await newestInstance(client, parseInvocationToken(invocationToken), { signal });
+      const newest = await newestInstance(client, parseInvocationToken(invocationToken), { signal });
+      const { instance } = newest;
       if (instance !== undefined)
         await cli.context.update((data) => {
           const kept = data.balancers[name];
           if (kept) save(kept, instance);
         });
-      return instance;
+      return newest;
     };
   const client = clientOf(found.reach, found.isolation);
+  const { invocationToken, expiresAt } = functions[name] ?? {};
   const places: Place[] = [
     {
       kind: "primary",
@@ -67,28 +68,46 @@ export async function findBalancer(
       client,
       instance: parseInstanceId(entry.instance),
       shutdownToken: found.value,
-      findNewest: newestAt(client, functions[name]?.invocationToken, (kept, instance) => {
-        kept.instance = instance;
-      }),
+      expiresAt,
+      ...(invocationToken === undefined
+        ? {}
+        : {
+            findNewest: newestAt(client, invocationToken, (kept, instance) => {
+              kept.instance = instance;
+            }),
+          }),
     },
   ];
-  const { standby } = entry;
-  if (standby?.instance !== undefined && standby.shutdownToken !== undefined) {
-    const { box, direct, socks, relay, control, isolation } = standby;
+  for (const standby of standbysOf(entry)) {
+    const { box, direct, socks, relay, control, isolation, address } = standby;
+    // Nothing of ours was ever there, as far as we were told.
+    if (standby.shutdownToken === undefined || standby.invocationToken === undefined) continue;
     const reach = await reachBox(cli, box, { direct, socks, relay, torControl: control });
     const other = clientOf(reach, isolation);
     places.push({
       kind: "standby",
       label: boxLabel(reach),
       client: other,
-      instance: parseInstanceId(standby.instance),
+      instance: standby.instance === undefined ? undefined : parseInstanceId(standby.instance),
       shutdownToken: parseShutdownToken(standby.shutdownToken),
+      expiresAt: standby.expiresAt,
       findNewest: newestAt(other, standby.invocationToken, (kept, instance) => {
-        if (kept.standby) kept.standby.instance = instance;
+        const saved = standbysOf(kept).find((one) => one.address === address);
+        if (saved) saved.instance = instance;
       }),
     });
   }
   return { name, entry, places, [Symbol.dispose]: () => stack.dispose() };
+}
+
+/** Where standbys are, or may be, in the owner's order. */
+export function standbysOf({ standby, reserves = [] }: BalancerEntry): StandbyEntry[] {
+  return standby ? [standby, ...reserves] : [];
+}
+
+/** For people: `box0, box1`. */
+export function labelsOf(places: readonly Place[]): string {
+  return places.map(({ label }) => label).join(", ");
 }
 
 /** What reports call the boxes that this user knows by name; "self" is the box that reports. */

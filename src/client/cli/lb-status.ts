@@ -7,15 +7,15 @@ import { BentoError } from "../../base/errors.ts";
 import { LoadBalancerLimits } from "../../wire/loadbalancer.ts";
 import type { Answer } from "../loadbalancer/answers.ts";
 import { eventText, withNames } from "../loadbalancer/event-text.ts";
-import { follow, type Seen } from "../loadbalancer/follow.ts";
+import { follow, type Place, type Seen } from "../loadbalancer/follow.ts";
 import { History } from "../loadbalancer/history.ts";
 import { LivePage } from "../loadbalancer/live-page.ts";
 import type { Cli, ReachOptions } from "./cli.ts";
 import { usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
-import { saveStandby } from "./lb.ts";
-import { type FoundBalancer, findBalancer, namesOfBoxes } from "./lb-places.ts";
+import { type FoundBalancer, findBalancer, labelsOf, namesOfBoxes } from "./lb-places.ts";
+import { saveStandby } from "./lb-saved.ts";
 import { liveLines, plainLine, reportLines } from "./lb-view.ts";
 import { openAddress } from "./open-address.ts";
 import { Progress } from "./progress.ts";
@@ -43,11 +43,9 @@ export async function lbStatus(
   {
     using progress = new Progress(cli.io, `Asking ${found.places[0]?.label}`);
     const onInterrupted = (_: unknown, reason: string) => view?.note(reason);
-    for await (const seen of follow(found.places, { everyMs, signal, onInterrupted })) {
-      if (seen.kind === "gone") {
-        tellGone(cli, found, seen);
-        progress.phase(`Asking ${found.places[1]?.label}`);
-      }
+    const onAsking = (places: readonly Place[]) => progress.phase(`Asking ${labelsOf(places)}`);
+    for await (const seen of follow(found.places, { everyMs, signal, onInterrupted, onAsking })) {
+      if (seen.kind === "gone") tellGone(cli, seen);
       if (seen.kind === "attached") names = await namesOfBoxes(cli, seen.place.label);
       if (seen.kind !== "answer") continue;
       progress[Symbol.dispose]();
@@ -72,17 +70,15 @@ function everyMsOf({ interval }: LbStatusOptions): number {
   return Math.max(LoadBalancerLimits.reportMsMin, Math.round(interval * 1000));
 }
 
-function tellGone(cli: Cli, found: FoundBalancer, { place, reason }: Extract<Seen, { kind: "gone" }>): void {
+function tellGone(cli: Cli, { place, reason }: Extract<Seen, { kind: "gone" }>): void {
   cli.io.event({ event: "gone", box: place.label, reason });
-  if (cli.io.json) return;
-  const standby = found.places[1];
-  cli.io.note(`${place.label} does not have it any more: ${printable(reason)}`);
-  if (standby) cli.io.note(`  Asking its standby at ${standby.label}.`);
+  if (!cli.io.json) cli.io.note(`${place.label} does not have it any more: ${printable(reason)}`);
 }
 
 /** A standby may be placed, or placed anew, long after the start. */
 async function keepStandby(cli: Cli, found: FoundBalancer, answer: Answer): Promise<void> {
   if ("standby" in answer) await saveStandby(cli, found.name, answer.standby);
+  if ("reserve" in answer) await saveStandby(cli, found.name, answer.reserve);
 }
 
 const DRAW_MS = 80;
@@ -171,7 +167,7 @@ async function servePage(cli: Cli, found: FoundBalancer, options: LbStatusOption
   try {
     for await (const seen of follow(found.places, { everyMs: everyMsOf(options), signal, onInterrupted })) {
       if (seen.kind === "gone") {
-        tellGone(cli, found, seen);
+        tellGone(cli, seen);
         page.tell(`${seen.place.label} does not have it any more: ${seen.reason}`);
       }
       if (seen.kind === "attached") {

@@ -4,16 +4,16 @@
 import { isDeepStrictEqual } from "node:util";
 import { formatBytes } from "../../base/bytes.ts";
 import { BentoError } from "../../base/errors.ts";
-import type { ScaleSettings } from "../../wire/loadbalancer.ts";
+import { ORPHAN_MS, type ScaleSettings } from "../../wire/loadbalancer.ts";
 import type { Answer } from "../loadbalancer/answers.ts";
 import { shortBox } from "../loadbalancer/event-text.ts";
-import { follow } from "../loadbalancer/follow.ts";
+import { follow, type Place } from "../loadbalancer/follow.ts";
 import { type Stopped, stopBalancer } from "../loadbalancer/stop.ts";
 import { type Cli, type ReachOptions, usage } from "./cli.ts";
 import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
-import { forgetBalancer } from "./lb.ts";
-import { findBalancer } from "./lb-places.ts";
+import { findBalancer, labelsOf } from "./lb-places.ts";
+import { forgetBalancer } from "./lb-saved.ts";
 import { changesOf, type ScaleOptions, watermarkText } from "./lb-settings.ts";
 import { Progress } from "./progress.ts";
 
@@ -34,12 +34,11 @@ export async function lbScale(
   for await (const seen of follow(found.places, {
     say: [{ scale: changes }],
     // Reports until one shows the new settings.
-    everyMs: 500,
+    everyMs: 250,
     awaits: holds,
     signal,
   })) {
-    if (seen.kind === "gone")
-      cli.io.note(`${seen.place.label}: ${printable(seen.reason)}; asking its standby`);
+    if (seen.kind === "gone") cli.io.note(`${seen.place.label}: ${printable(seen.reason)}`);
     if (seen.kind !== "answer" || !("report" in seen.answer) || !holds(seen.answer)) continue;
     progress[Symbol.dispose]();
     const { scale } = seen.answer.report;
@@ -70,13 +69,13 @@ export async function lbStop(cli: Cli, given: string | undefined, options: LbSto
   const { io, signal } = cli;
   let stopped: Stopped;
   {
-    using progress = new Progress(io, `Stopping ${found.name} at ${found.places[0]?.label}`);
+    using progress = new Progress(io, `Asking ${found.places[0]?.label}`);
     stopped = await stopBalancer(found.places, {
       signal,
-      onGone: (place, reason) => {
-        io.note(`${place.label}: ${printable(reason)}; asking its standby`);
-        progress.phase(`Stopping ${found.name} at ${found.places[1]?.label}`);
-      },
+      onGone: (place, reason) => io.note(`${place.label}: ${printable(reason)}`),
+      onAsking: (places) => progress.phase(`Asking ${labelsOf(places)}`),
+      onStopping: ({ label }) => progress.phase(`Stopping ${found.name} at ${label}`),
+      onChecking: (places) => progress.phase(`Seeing that it is gone at ${labelsOf(places)}`),
     });
   }
   const { told, places } = stopped;
@@ -94,7 +93,7 @@ export async function lbStop(cli: Cli, given: string | undefined, options: LbSto
         box: place.label,
         role: place.kind,
         ended: failure === undefined,
-        ...(failure === undefined ? {} : { failure }),
+        ...(failure === undefined ? {} : { failure, endsAt: place.expiresAt ?? null }),
       })),
       forgotten: isDone || (options.forget ?? false),
       keyFile: found.entry.keyFile,
@@ -114,6 +113,17 @@ export async function lbStop(cli: Cli, given: string | undefined, options: LbSto
   return EXIT.partial;
 }
 
+const REPLICAS_END = `replicas end when their last client has gone and they have heard of no load balancer for ${ORPHAN_MS / 60_000} minutes`;
+
+/** What becomes of a load balancer whose box could not be asked. */
+function whenGone({ kind, expiresAt }: Place): string {
+  const end = expiresAt === undefined ? "when it expires" : `on ${new Date(expiresAt).toISOString()}`;
+  const removed = `Its box removes it ${end}`;
+  return kind === "standby"
+    ? `${removed}. One that waits there hears of nobody now, and takes the service over: stop it again when its box is back.`
+    : `${removed}.`;
+}
+
 function tell(cli: Cli, name: string, { told, places, failure }: Stopped, keyFile: string): void {
   const { io } = cli;
   if (told) {
@@ -121,17 +131,15 @@ function tell(cli: Cli, name: string, { told, places, failure }: Stopped, keyFil
     io.note(`${name} is stopped; ${count === 1 ? "1 replica was" : `${count} replicas were`} ended.`);
   } else {
     io.note(
-      `No load balancer could be asked to end its replicas (${printable(failure ?? "")}): they end when they hear of none.`,
+      `No load balancer could be asked to end its replicas (${printable(failure ?? "")}): ${REPLICAS_END}.`,
     );
   }
   for (const box of told?.left ?? [])
-    io.note(
-      `  The replica at ${printable(shortBox(box))} was not reached: it ends when it hears of no load balancer.`,
-    );
+    io.note(`  The replica at ${printable(shortBox(box))} could not be asked: ${REPLICAS_END}.`);
   for (const { place, failure: why } of places) {
     const who = place.kind === "standby" ? "the standby" : "the load balancer";
     if (why === undefined) io.note(`  ${place.label} says that ${who} is gone.`);
-    else io.note(`  ${place.label}: ${who} may still be there: ${printable(why)}`);
+    else io.note(`  ${place.label}: ${who} may still be there: ${printable(why)}. ${whenGone(place)}`);
   }
   io.note(`  Its key is kept: ${keyFile}`);
 }

@@ -4,16 +4,9 @@
 import { rm } from "node:fs/promises";
 import path from "node:path";
 import { formatBytes } from "../../base/bytes.ts";
-import { ProtocolError } from "../../base/errors.ts";
-import type { LoadBalancerStart, ScaleSettings, StandbyPlace } from "../../wire/loadbalancer.ts";
+import type { LoadBalancerStart, ScaleSettings } from "../../wire/loadbalancer.ts";
 import { type Policy, SELF } from "../../wire/policy.ts";
-import {
-  type InstanceId,
-  parseInstanceId,
-  parseInvocationToken,
-  parseShutdownToken,
-} from "../../wire/token.ts";
-import { formatAddress, parseAddress, tryParseAddress } from "../address.ts";
+import type { InstanceId } from "../../wire/token.ts";
 import { BoxClient, newIsolation, type StoredFunction } from "../client.ts";
 import type { BalancerEntry } from "../context.ts";
 import { eventText, withNames } from "../loadbalancer/event-text.ts";
@@ -29,6 +22,7 @@ import { EXIT, type ExitCode } from "./exit-code.ts";
 import { printable } from "./io.ts";
 import { chooseLbBoxes, type LbBoxes, type LbReachOptions } from "./lb-boxes.ts";
 import { namesOfBoxes } from "./lb-places.ts";
+import { forgetBalancer, saveStandby } from "./lb-saved.ts";
 import { clientKeysOf, type ScaleOptions, scaleOf, targetOf, watermarkText } from "./lb-settings.ts";
 import { Progress } from "./progress.ts";
 import { checkName, saveFunction } from "./store.ts";
@@ -77,7 +71,7 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
   if (key.isNew) undo.defer(() => rm(path.dirname(key.file), { recursive: true, force: true }));
   let name = "";
   let expiresAt = 0;
-  const { hasStandby } = await startBalancer(client, prepared.start, {
+  const { hasStandby, reserves } = await startBalancer(client, prepared.start, {
     signal: cli.signal,
     onStored: async (stored: StoredFunction, session) => {
       undo.defer(() => takeBack(client, stored, session.instance, boxLabel(primary)));
@@ -105,10 +99,11 @@ export async function lbStart(cli: Cli, options: LbStartOptions): Promise<ExitCo
       if (!cli.io.json && "event" in shown) cli.io.note(`  ${printable(eventText(shown.event))}`);
     },
     onStandby: (place) => saveStandby(cli, name, place),
+    onReserve: (reserve) => saveStandby(cli, name, reserve),
   });
   undo.move();
   progress[Symbol.dispose]();
-  return report(cli, prepared, { name, expiresAt, hasStandby });
+  return report(cli, prepared, { name, expiresAt, hasStandby, reserves });
 }
 
 /** Replicas may run already: the function is asked to end them, for a moment, and ended in any case. */
@@ -145,16 +140,18 @@ async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
     balancer: manifestOf(balancer),
     replica: manifestOf({ ...loadedReplica, package: replica }),
   });
-  const { primary, standby } = boxes;
+  const { primary, standbys, ownAddress } = boxes;
+  const [standby, ...others] = standbys.map(({ address }) => address);
   const wanted = {
-    boxes: standby ? [SELF, boxes.ownAddress, standby.address, ...boxes.replicas] : boxes.replicas,
+    boxes: standby === undefined ? boxes.replicas : [SELF, ownAddress, standby, ...others, ...boxes.replicas],
     replicasMax: scale.replicasMax,
     siteBytes,
     replicaBytes: loadedReplica.bytes,
+    standbyBoxes: standbys.length,
   };
   const policy = await policyOf(primary, cli.signal);
-  const second =
-    standby && standbyPackage(balancer.package, wanted, await policyOf(standby.reach, cli.signal), policy);
+  const policies = await Promise.all(standbys.map(async ({ reach }) => policyOf(reach, cli.signal)));
+  const second = policies.length > 0 ? standbyPackage(balancer.package, wanted, policies, policy) : undefined;
   const pack = balancerPackage(balancer.package, wanted, policy, second);
   progress[Symbol.dispose]();
   // Only now: nothing is left behind by a start that could not be.
@@ -180,7 +177,9 @@ async function prepare(cli: Cli, options: LbStartOptions): Promise<Prepared> {
         boxes: boxes.replicas,
         ...(options.points === undefined ? {} : { introductionPoints: options.points }),
         ...(clients.length > 0 ? { clients } : {}),
-        ...(standby ? { standby: { box: standby.address } } : {}),
+        ...(standby === undefined
+          ? {}
+          : { standby: { box: standby, own: ownAddress, ...(others.length > 0 ? { others } : {}) } }),
       },
     },
   };
@@ -192,45 +191,20 @@ async function policyOf({ address, dial }: Reach, signal: AbortSignal): Promise<
 }
 
 function entryOf({ key, boxes }: Prepared, instance: string): BalancerEntry {
-  const { standby } = boxes;
+  const { standbys, ownAddress } = boxes;
+  const [standby, ...reserves] = standbys.map(({ reach, address }) => ({
+    ...savedReach(reach),
+    isolation: newIsolation(),
+    address,
+  }));
   return {
     instance,
     address: key.address,
     keyFile: key.file,
     startedAt: Date.now(),
-    ...(standby
-      ? {
-          standby: { ...savedReach(standby.reach), isolation: newIsolation(), address: standby.address },
-        }
-      : {}),
+    ...(standby ? { standby, own: ownAddress } : {}),
+    ...(reserves.length > 0 ? { reserves } : {}),
   };
-}
-
-/**
- * Keeps where the standby is. The load balancer's box says so, and could name any machine: it has to be the box that was
- * asked for.
- */
-export async function saveStandby(cli: Cli, name: string, place: StandbyPlace): Promise<void> {
-  const said = tryParseAddress(place.box);
-  const [instance, invocationToken, shutdownToken] = [
-    parseInstanceId(place.instance),
-    parseInvocationToken(place.invocationToken),
-    parseShutdownToken(place.shutdownToken),
-  ];
-  await cli.context.update((data) => {
-    const wanted = data.balancers[name]?.standby;
-    if (!wanted) return;
-    if (!said || formatAddress(said) !== formatAddress(parseAddress(wanted.address)))
-      throw new ProtocolError("integrity", "Cannot trust box: it says that the standby is at another box");
-    Object.assign(wanted, { instance, invocationToken, shutdownToken });
-  });
-}
-
-export async function forgetBalancer(cli: Cli, name: string): Promise<void> {
-  await cli.context.update((data) => {
-    delete data.functions[name];
-    delete data.balancers[name];
-  });
 }
 
 function baseName({ site }: LbStartOptions): string {
@@ -248,11 +222,17 @@ function report(
     name,
     expiresAt,
     hasStandby,
-  }: { readonly name: string; readonly expiresAt: number; readonly hasStandby: boolean },
+    reserves,
+  }: {
+    readonly name: string;
+    readonly expiresAt: number;
+    readonly hasStandby: boolean;
+    readonly reserves: number;
+  },
 ): ExitCode {
   const { io } = cli;
   const { address } = key;
-  const standby = boxes.standby?.reach;
+  const [standby, ...others] = boxes.standbys.map(({ reach }) => reach);
   io.result(
     {
       event: "started",
@@ -261,6 +241,7 @@ function report(
       box: boxes.primary.box,
       boxes: boxes.replicas,
       standby: standby ? { box: standby.box, isReady: hasStandby } : null,
+      ...(others.length > 0 ? { reserves: { boxes: others.map(({ box }) => box), ready: reserves } } : {}),
       keyFile: key.file,
       expiresAt,
     },
@@ -278,6 +259,10 @@ function report(
       `  One more replica at ${watermarkText(scale.high, formatBytes)}, one less below ${watermarkText(scale.low, formatBytes)}.`,
     );
   if (standby && hasStandby) io.note(`  A standby at ${boxLabel(standby)} takes over when this one dies.`);
+  if (others.length > 0)
+    io.note(
+      `  After that one it may be at ${others.map(boxLabel).join(", ")}${reserves < others.length ? `; ${others.length - reserves} of them not ready` : ""}.`,
+    );
   if (standby && !hasStandby)
     io.note(`  The standby at ${boxLabel(standby)} is not ready: bento lb status ${name}`);
   if (site && site.hidden > 0) io.note(`  ${site.hidden} hidden files or folders were left out.`);

@@ -76,27 +76,32 @@ const report = z.object({
   standby: z.object({ box, isReady: z.boolean() }).nullable(),
 });
 
-const at = { atMs: amount };
+const dated = { atMs: amount };
 const event = z.discriminatedUnion("kind", [
-  z.object({ ...at, kind: z.literal("replica-started"), id: count, box, afterMs: amount }),
-  z.object({ ...at, kind: z.literal("replica-refused"), box, code: z.string().max(64), message: text }),
-  z.object({ ...at, kind: z.literal("replica-lost"), id: count, box, reason: text }),
-  z.object({ ...at, kind: z.literal("replica-retired"), id: count, box }),
-  z.object({ ...at, kind: z.literal("point-lost"), relay }),
-  z.object({ ...at, kind: z.literal("point-claimed"), relay }),
-  z.object({ ...at, kind: z.literal("standby-ready"), box }),
-  z.object({ ...at, kind: z.literal("standby-lost"), box, reason: text }),
-  z.object({ ...at, kind: z.literal("took-over"), afterMs: amount }),
-  z.object({ ...at, kind: z.literal("fenced-off") }),
-  z.object({ ...at, kind: z.literal("renewed") }),
-  z.object({ ...at, kind: z.literal("renew-failed"), code: z.string().max(64), message: text }),
+  z.object({ ...dated, kind: z.literal("replica-started"), id: count, box, afterMs: amount }),
+  z.object({ ...dated, kind: z.literal("replica-refused"), box, code: z.string().max(64), message: text }),
+  z.object({ ...dated, kind: z.literal("replica-lost"), id: count, box, reason: text }),
+  z.object({ ...dated, kind: z.literal("replica-retired"), id: count, box }),
+  z.object({ ...dated, kind: z.literal("point-lost"), relay }),
+  z.object({ ...dated, kind: z.literal("point-claimed"), relay }),
+  z.object({ ...dated, kind: z.literal("standby-ready"), box }),
+  z.object({ ...dated, kind: z.literal("standby-lost"), box, reason: text }),
+  z.object({ ...dated, kind: z.literal("took-over"), afterMs: amount }),
+  z.object({ ...dated, kind: z.literal("fenced-off") }),
+  z.object({ ...dated, kind: z.literal("renewed") }),
+  z.object({ ...dated, kind: z.literal("renew-failed"), code: z.string().max(64), message: text }),
 ]);
 
-const standby = z.object({
+const reserve = z.object({
   box,
-  instance: z.string().max(100),
   invocationToken: z.string().max(100),
   shutdownToken: z.string().max(100),
+  expiresAt: amount.optional(),
+});
+const standby = reserve.extend({ instance: z.string().max(100) });
+const at = z.object({
+  instance: z.string().max(100).nullable(),
+  role: z.enum(["primary", "standby"]).optional(),
 });
 
 const answerSchema = z.union([
@@ -104,7 +109,8 @@ const answerSchema = z.union([
   z.strictObject({ event }),
   z.strictObject({ started: z.object({ address }) }),
   z.strictObject({ standby }),
-  z.strictObject({ at: z.object({ instance: z.string().max(100).nullable() }) }),
+  z.strictObject({ reserve }),
+  z.strictObject({ at }),
   z.strictObject({
     stopped: z.object({
       replicasEnded: count,
@@ -168,5 +174,5 @@ export async function* answersOf(
 
 /** The rest of a JSON object never begins as one that we know. */
 function isWhole(message: Uint8Array): boolean {
-  return /^\{"(report|event|started|standby|at|stopped)":/.test(fromUtf8(message.subarray(0, 20)));
+  return /^\{"(report|event|started|standby|reserve|at|stopped)":/.test(fromUtf8(message.subarray(0, 20)));
 }

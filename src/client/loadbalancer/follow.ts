@@ -11,17 +11,22 @@ import type { InstanceId, ShutdownToken } from "../../wire/token.ts";
 import type { BoxClient, Session } from "../client.ts";
 import { orStalled } from "../dropbox/retry.ts";
 import { type Answer, answersOf } from "./answers.ts";
+import { firstInCharge, type Probe, probe } from "./probe.ts";
+import type { Newest } from "./start.ts";
 
-/** Where one of the two load balancers runs. */
+/** Where one of the load balancers runs, or may run. */
 export interface Place {
   readonly kind: "primary" | "standby";
   /** The box, for people. */
   readonly label: string;
   readonly client: BoxClient;
-  readonly instance: InstanceId;
+  /** undefined: only the function is known to be there. */
+  readonly instance: InstanceId | undefined;
   readonly shutdownToken: ShutdownToken;
-  /** The instance that the function started in place of others: asked when `instance` has ended. undefined: none. */
-  readonly findNewest?: (signal: AbortSignal) => Promise<InstanceId | undefined>;
+  /** When the box removes the function, where that is known: Unix milliseconds. */
+  readonly expiresAt?: number | undefined;
+  /** What runs there now, as the function says: in place of `instance`, or of its own. */
+  readonly findNewest?: (signal: AbortSignal) => Promise<Newest>;
 }
 
 export type Seen =
@@ -31,7 +36,7 @@ export type Seen =
   | { readonly kind: "gone"; readonly place: Place; readonly reason: string };
 
 export interface FollowOptions {
-  /** Said whenever a session begins or goes on after a broken connection: things that may be said twice. */
+  /** Said whenever a session begins or goes on after a broken connection, after a report is asked for: things that may be said twice. */
   readonly say?: readonly OwnerMessage[];
   /** Reports: one each so many milliseconds; 0: one; undefined: none. */
   readonly everyMs?: number | undefined;
@@ -40,10 +45,14 @@ export interface FollowOptions {
   readonly answerMs?: number;
   /** The connection broke and is being made again, or another command was let in first. */
   readonly onInterrupted?: (place: Place, reason: string) => void;
+  /** All of these are asked now, because none has answered yet. */
+  readonly onAsking?: (places: readonly Place[]) => void;
   readonly signal: AbortSignal;
   readonly clock?: Clock;
 }
 
+/** So long the first place is asked alone: milliseconds. */
+const HEAD_START_MS = 2000;
 /** For attaching while there is another place to turn to, and between two awaited answers: milliseconds. */
 const ATTACH_MS = 30_000;
 const ANSWER_MS = 30_000;
@@ -56,25 +65,125 @@ const RENEWED_MAX = 3;
 const KEPT_MS = 60_000;
 
 /**
- * Goes on until the caller leaves it, the signal aborts (then it ends), or no place is left: then it throws why. Reports
- * that waited for somebody else are left out.
+ * Goes on until the caller leaves it, the signal aborts (then it ends), or no place is left: then it throws why. While the
+ * first place does not answer the others are asked which of them is in charge. Reports that waited for somebody else are
+ * left out.
  */
 export async function* follow(places: readonly Place[], options: FollowOptions): AsyncGenerator<Seen> {
+  let place = places[0];
   let failure: unknown;
-  for (const [index, place] of places.entries()) {
-    const hasOther = index + 1 < places.length;
+  /** By their labels: a place that was found again is another object. */
+  const failed = new Set<string>();
+  while (place) {
+    const at: Place = place;
+    const others = places.filter(({ label }) => label !== at.label && !failed.has(label));
     try {
-      if (index > 0) await checkAbandoned(place, failure, options);
-      yield* followRenewed(place, options, hasOther);
+      for await (const seen of followUnlessTaken(at, others, options)) {
+        if (seen.kind === "answer") failed.clear();
+        yield seen;
+      }
       return;
     } catch (error) {
       if (options.signal.aborted) return;
       if (!isGone(error)) throw error;
-      failure ??= error;
-      if (hasOther) yield { kind: "gone", place, reason: messageOf(error) };
+      // What the first of them said is what is wrong.
+      if (failed.size === 0) failure = error;
+      failed.add(at.label);
+      place = error instanceof TakenOver ? error.by : await nextPlace(others, error, options);
+      if (options.signal.aborted) return;
+      if (place) yield { kind: "gone", place: at, reason: messageOf(error) };
     }
   }
   throw failure;
+}
+
+/** Another place is in charge, it says so itself. */
+class TakenOver extends BentoError {
+  readonly by: Place;
+
+  constructor(by: Place) {
+    super("already-ended", `${by.label} has the service now`);
+    this.by = by;
+  }
+}
+
+/** One place, until it ends; or until another one proves to be in charge before this one has said anything. */
+async function* followUnlessTaken(
+  place: Place,
+  others: readonly Place[],
+  options: FollowOptions,
+): AsyncGenerator<Seen> {
+  const turn = new AbortController();
+  const signal = AbortSignal.any([options.signal, turn.signal]);
+  const all = followRenewed(place, { ...options, signal }, others.length > 0);
+  const taken = Promise.withResolvers<never>();
+  taken.promise.catch(() => undefined);
+  const cancel = lookForTaker(others, { ...options, place }, (by) => taken.reject(new TakenOver(by)));
+  try {
+    for (;;) {
+      const { done, value } = await Promise.race([all.next(), taken.promise]);
+      if (done === true) return;
+      if (value.kind === "answer") cancel();
+      yield value;
+    }
+  } finally {
+    cancel();
+    turn.abort(new Error("turned to another place"));
+    void all.return(undefined).catch(() => undefined);
+  }
+}
+
+/** After a head start of the first place, asks the others. Returns what ends it. */
+function lookForTaker(
+  others: readonly Place[],
+  options: FollowOptions & { readonly place: Place },
+  onTaker: (place: Place) => void,
+): () => void {
+  const { clock = systemClock, onAsking, place } = options;
+  const ended = new AbortController();
+  const signal = AbortSignal.any([options.signal, ended.signal]);
+  const stop = clock.after(others.length > 0 ? HEAD_START_MS : 0, () => {
+    if (others.length === 0 || signal.aborted) return;
+    onAsking?.([place, ...others]);
+    const look = async (other: Place) => {
+      const found = await probe(other, { signal, clock });
+      if (found.kind === "in-charge" && !signal.aborted) onTaker(found.place);
+    };
+    for (const other of others) void look(other);
+  });
+  return () => {
+    stop();
+    ended.abort(new Error("answered"));
+  };
+}
+
+/**
+ * Where to turn after a place has failed: to one that says that it is in charge, or to one that nobody is attached to. A
+ * standby has one session: its load balancer's, while that one lives. To take it would make the standby believe that the
+ * first one is gone. Where the first one said itself that it has ended there is nothing to break.
+ * undefined: nowhere. Throws BentoError "balancer-out-of-reach".
+ */
+async function nextPlace(
+  others: readonly Place[],
+  failure: unknown,
+  options: FollowOptions,
+): Promise<Place | undefined> {
+  const { signal, clock = systemClock, onAsking } = options;
+  if (others.length === 0) return undefined;
+  onAsking?.(others);
+  const found = await firstInCharge(others, { signal, clock });
+  const pick = (kind: Probe["kind"]) => found.find((one) => one.kind === kind)?.place;
+  const held = pick("held");
+  const known = pick("in-charge") ?? (held && !hasEnded(failure) ? undefined : pick("free"));
+  if (known) return known;
+  if (held && hasEnded(failure)) return held;
+  if (held)
+    throw new BentoError(
+      "balancer-out-of-reach",
+      "Cannot reach the load balancer: its box does not answer here, but its standby hears from it",
+      { advice: "Try again later.", cause: failure },
+    );
+  return undefined;
 }
 
 /** Its instance, and where that one has ended those that came in its place. */
@@ -89,9 +198,11 @@ async function* followRenewed(place: Place, options: FollowOptions, hasOther: bo
     } catch (error) {
       if (clock.now() - sinceMs > KEPT_MS) renewed = 0;
       if (signal.aborted || !hasEnded(error) || ++renewed > RENEWED_MAX) throw error;
-      const instance = await at.findNewest?.(signal).catch(() => undefined);
+      const newest = await at.findNewest?.(signal).catch(() => undefined);
       signal.throwIfAborted();
-      if (instance === undefined || instance === at.instance) throw error;
+      const instance = newest?.instance;
+      // One that stands by for somebody else is not to be disturbed.
+      if (instance === undefined || instance === at.instance || newest?.role === "standby") throw error;
       options.onInterrupted?.(at, "a new instance is in its place");
       at = { ...at, instance };
     }
@@ -120,15 +231,17 @@ async function* followOne(place: Place, options: FollowOptions, hasOther: boolea
 /** One attachment. Returns when the signal aborted, throws when the instance has ended or the session broke for good. */
 async function* attached(place: Place, options: FollowOptions, hasOther: boolean): AsyncGenerator<Seen> {
   const { signal, clock = systemClock, everyMs, awaits = isReport, answerMs = ANSWER_MS } = options;
+  const { instance } = place;
+  if (instance === undefined) throw new BentoError("already-ended", "No load balancer runs there");
   const id = randomInt(1, 2 ** 31);
   const say = async (to: Session | undefined) => {
-    for (const message of options.say ?? []) await to?.send(encodeOwnerMessage(message));
     if (everyMs !== undefined) await to?.send(encodeOwnerMessage({ watch: { everyMs, id } }));
+    for (const message of options.say ?? []) await to?.send(encodeOwnerMessage(message));
   };
   const held: { session?: Session } = {};
   const stallMs = hasOther ? ATTACH_MS : undefined;
   const opened = await orStalled({ signal, clock, stallMs }, (until) =>
-    place.client.open(place.instance, {
+    place.client.open(instance, {
       signal: until,
       onEvent: (event) => {
         if (event.kind === "interrupted") options.onInterrupted?.(place, event.reason);
@@ -183,21 +296,6 @@ function ended(outcome: Outcome): BentoError {
   return new BentoError("already-ended", `The load balancer has ended: ${why}`.slice(0, 2000), {
     advice: "`bento lb resume` goes on where it was; `bento lb stop` ends what is left.",
   });
-}
-
-/**
- * A standby has one session: its load balancer's, while that one lives. To take it would make the standby believe that the
- * first one is gone. Where the first one said itself that it has ended there is nothing to break.
- */
-async function checkAbandoned(standby: Place, failure: unknown, { signal }: FollowOptions): Promise<void> {
-  if (hasEnded(failure)) return;
-  const { instances } = await standby.client.list(standby.shutdownToken, { signal });
-  if (!instances.some(({ attached: isAttached, outcome }) => isAttached && !outcome)) return;
-  throw new BentoError(
-    "balancer-out-of-reach",
-    "Cannot reach the load balancer: its box does not answer here, but its standby hears from it",
-    { advice: "Try again later.", cause: failure },
-  );
 }
 
 /** Its box says that the instance has ended, or is unknown. */

@@ -22,7 +22,7 @@ const POLICY: Policy = { ...TEST_POLICY, bento: BENTO, relays: RELAYS, storage: 
 const BOXES = ["self", `${"b".repeat(56)}.onion:80`];
 const balancer = (await loadPackage("loadbalancer")).package;
 const replica = (await loadPackage("replica")).package;
-const wanted = { boxes: BOXES, replicasMax: 4, siteBytes: 10 * MIB, replicaBytes: 300_000 };
+const wanted = { boxes: BOXES, replicasMax: 4, siteBytes: 10 * MIB, replicaBytes: 300_000, standbyBoxes: 1 };
 
 test("balancerPackage: a default policy grants it; it names its boxes and lives as long as it may", () => {
   const { manifest } = balancerPackage(balancer, wanted, POLICY);
@@ -41,13 +41,13 @@ test("balancerPackage: its own box as well, to start its next instance there, wh
   assert.deepEqual(asked(POLICY), BOXES);
   assert.deepEqual(asked({ ...POLICY, bento: { ...BENTO, boxes: ["*"] } }), boxes);
   assert.deepEqual(
-    parseManifest(standbyPackage(balancer, { ...wanted, boxes }, POLICY, POLICY).manifest).bento?.boxes,
+    parseManifest(standbyPackage(balancer, { ...wanted, boxes }, [POLICY], POLICY).manifest).bento?.boxes,
     BOXES,
   );
 });
 
 test("standbyPackage: may be placed three times, and leaves as much for the load balancer's own replicas", () => {
-  const standby = standbyPackage(balancer, wanted, POLICY, POLICY);
+  const standby = standbyPackage(balancer, wanted, [POLICY], POLICY);
   const first = parseManifest(balancerPackage(balancer, wanted, POLICY, standby).manifest);
   const second = parseManifest(standby.manifest);
   assert.equal(grant(first, POLICY).kind, "granted");
@@ -57,6 +57,22 @@ test("standbyPackage: may be placed three times, and leaves as much for the load
   assert.ok(a.functions - 3 * (1 + b.functions) >= wanted.replicasMax);
   assert.ok((a.bytes ?? 0) - 3 * (b.bytes ?? 0) >= 4 * (wanted.siteBytes + wanted.replicaBytes));
   assert.ok((a.invocations ?? 0) - 3 * (b.invocations ?? 0) >= 4);
+});
+
+test("standbyPackage: for several boxes, what all of them grant; it may have a session with a standby of its own", () => {
+  const tight: Policy = { ...POLICY, bento: { ...BENTO, functions: 5, sessions: 9 } };
+  const standby = standbyPackage(balancer, { ...wanted, standbyBoxes: 3 }, [POLICY, tight, POLICY], POLICY);
+  assert.equal(grant(parseManifest(standby.manifest), tight).kind, "granted");
+  const second = parseManifest(standby.manifest).bento ?? assert.fail();
+  assert.equal(second.sessions, 9);
+  const alone = parseManifest(standbyPackage(balancer, wanted, [POLICY], POLICY).manifest).bento;
+  assert.ok((alone?.sessions ?? 0) > 2 * wanted.replicasMax);
+  // Once at each of three boxes, and twice anew.
+  const first = parseManifest(
+    balancerPackage(balancer, { ...wanted, standbyBoxes: 3 }, POLICY, standby).manifest,
+  );
+  assert.equal(grant(first, POLICY).kind, "granted");
+  assert.ok((first.bento?.functions ?? 0) - 5 * (1 + second.functions) >= wanted.replicasMax);
 });
 
 test("balancerPackage: what a stingy policy cannot hold is asked for all the same, and refused by name", () => {

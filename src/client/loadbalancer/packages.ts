@@ -11,7 +11,7 @@ const MIB = 2 ** 20;
 const STARTS_EACH = 8;
 /** Calls for each of them: its box is asked, it is run, attached to again, ended. */
 const CALLS_EACH = 32;
-/** Times that a standby may be placed; what is left after as many is for replicas. */
+/** Times that a standby may be placed anew; what is left after as many is for replicas. */
 const STANDBYS = 3;
 const NOTHING = {
   boxes: [] as readonly string[],
@@ -35,6 +35,8 @@ export interface Wanted {
   /** 0 where no site is sent. */
   readonly siteBytes: number;
   readonly replicaBytes: number;
+  /** Boxes where a standby may be: the function is installed at each. */
+  readonly standbyBoxes: number;
 }
 
 /** What of a policy decides how much there is to ask for. */
@@ -47,13 +49,15 @@ export function balancerPackage(
   policy: Room,
   standby?: PackageInput,
 ): PackageInput {
-  const { boxes, replicasMax, siteBytes, replicaBytes } = wanted;
+  const { boxes, replicasMax, siteBytes, replicaBytes, standbyBoxes } = wanted;
   const other = standby ? parseManifest(standby.manifest).bento : undefined;
   const room = policy.bento ?? NOTHING;
   const most = (need: number, want: number, limit: number) => Math.max(need, Math.min(want, limit));
   const perStart = siteBytes + replicaBytes + TALK_BYTES_EACH;
   // What a standby may use in its turn counts against whoever deploys it, each time anew (spec/guest).
-  const placed = (of: number | undefined) => (other ? STANDBYS * (of ?? 0) : 0);
+  const placed = (of: number | undefined) => (other ? placements(standbyBoxes) * (of ?? 0) : 0);
+  // Who took over starts a standby, too: of what is installed already.
+  const standbys = standbyBoxes > 0 ? STANDBYS : 0;
   const starts = replicasMax * STARTS_EACH;
   const manifest: ManifestInput = {
     ...pack.manifest,
@@ -61,11 +65,15 @@ export function balancerPackage(
       // Itself: it starts the next instance before its own has to end.
       boxes: [...new Set([...(room.boxes.includes(SELF) ? [SELF] : []), ...boxes])],
       functions: most(replicasMax, starts + placed(1 + (other?.functions ?? 0)), room.functions),
-      invocations: most(replicasMax, starts * CALLS_EACH + placed(other?.invocations), room.invocations),
+      invocations: most(
+        replicasMax + standbys,
+        (starts + standbys) * CALLS_EACH + placed(other?.invocations),
+        room.invocations,
+      ),
       // Retiring ones have a session, too.
-      sessions: most(replicasMax, 2 * replicasMax + (other ? 1 : 0), room.sessions),
+      sessions: most(replicasMax, 2 * replicasMax + standbys, room.sessions),
       depth: 1 + (other?.depth ?? 0),
-      bytes: `${most(replicasMax * (siteBytes + replicaBytes), starts * perStart + placed(other?.bytes), room.bytes)}B`,
+      bytes: `${most(replicasMax * (siteBytes + replicaBytes), (starts + standbys) * perStart + placed(other?.bytes), room.bytes)}B`,
     },
     ...storageFor(pack, siteBytes),
     lifetime: formatDuration(Math.min(LIFETIME_MS_MAX, policy.function.lifetimeMs)),
@@ -74,19 +82,40 @@ export function balancerPackage(
   return { ...pack, manifest };
 }
 
-/** The load balancer that waits at a box with the policy `own`, deployed by one at a box with the policy `first`. */
-export function standbyPackage(pack: PackageInput, wanted: Wanted, own: Policy, first: Policy): PackageInput {
-  const share = (limit: number, of: number) => Math.min(limit, Math.floor(of / (STANDBYS + 1)));
-  const [mine, theirs] = [own.bento ?? NOTHING, first.bento ?? NOTHING];
+/** The load balancer that waits at boxes with the policies `own`, deployed by one at a box with the policy `first`. */
+export function standbyPackage(
+  pack: PackageInput,
+  wanted: Wanted,
+  own: readonly Room[],
+  first: Room,
+): PackageInput {
+  const theirs = first.bento ?? NOTHING;
+  const offers = own.map(({ bento }) => bento ?? NOTHING);
+  const least = (of: (offer: typeof theirs) => number) => Math.min(...offers.map(of));
+  const share = (of: (offer: typeof theirs) => number) =>
+    Math.min(least(of), Math.floor(of(theirs) / (placements(wanted.standbyBoxes) + 1)));
   const bento = {
-    boxes: [...mine.boxes],
-    functions: share(mine.functions, theirs.functions),
-    invocations: share(mine.invocations, theirs.invocations),
-    sessions: mine.sessions,
-    depth: mine.depth,
-    bytes: share(mine.bytes, theirs.bytes),
+    boxes: offers.every(({ boxes }) => boxes.includes(SELF)) ? [SELF] : [],
+    functions: share(({ functions }) => functions),
+    invocations: share(({ invocations }) => invocations),
+    sessions: least(({ sessions }) => sessions),
+    depth: least(({ depth }) => depth),
+    bytes: share(({ bytes }) => bytes),
   };
-  return balancerPackage(pack, wanted, { ...own, bento });
+  const limits = own.map((room) => room.function);
+  return balancerPackage(pack, wanted, {
+    bento,
+    function: {
+      ...first.function,
+      lifetimeMs: Math.min(...limits.map(({ lifetimeMs }) => lifetimeMs)),
+      runtimeMs: Math.min(...limits.map(({ runtimeMs }) => runtimeMs)),
+    },
+  });
+}
+
+/** Once at each box, and some times anew. */
+function placements(standbyBoxes: number): number {
+  return standbyBoxes + STANDBYS - 1;
 }
 
 export function replicaPackage(

@@ -4,16 +4,19 @@
 
 import { orAborted } from "../../base/abort.ts";
 import { concat, utf8 } from "../../base/bytes.ts";
+import { Channel } from "../../base/channel.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { BentoError, ProtocolError } from "../../base/errors.ts";
 import type { Outcome } from "../../wire/api.ts";
 import { Limits } from "../../wire/limits.ts";
 import {
+  LoadBalancerLimits,
   type LoadBalancerResume,
   type LoadBalancerStart,
   type LoadBalancerWhere,
   RENEW_RUNTIME_MS_MIN,
   type StandbyPlace,
+  type StandbyReserve,
 } from "../../wire/loadbalancer.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import { type InstanceId, type InvocationToken, parseInstanceId } from "../../wire/token.ts";
@@ -29,6 +32,9 @@ const SEND_MS = 120_000;
 const START_MS = 240_000;
 /** After that, for the standby to be ready. */
 const STANDBY_MS = 120_000;
+/** And then for the function to be at the other boxes where a standby may be. */
+const RESERVES_MS = 30_000;
+const RESERVES_MAX = LoadBalancerLimits.standbyOthersMax;
 /** For an instance to begin, and to say where the one that serves is. */
 const WHERE_MS = 30_000;
 const MESSAGE_BYTES = Limits.inputMessageBytesMax / 4;
@@ -56,18 +62,20 @@ export interface StartOptions {
   readonly onWaiting?: (what: "service" | "standby") => void;
   readonly onEvent?: (event: BalancerEvent) => void;
   readonly onStandby?: (place: StandbyPlace) => Promise<void>;
+  /** The function is at another box where a standby may be. */
+  readonly onReserve?: (reserve: StandbyReserve) => Promise<void>;
 }
 
 /**
  * Resolves when the service is published, a replica serves, and the standby is ready, where one was wanted: whether it came
- * in time. The function goes on by itself afterwards. Throws what the box refuses, "function-failed" with the function's
+ * in time, and at how many further boxes one may be. The function goes on by itself afterwards. Throws what the box refuses, "function-failed" with the function's
  * reason, "integrity" when it serves another address.
  */
 export async function startBalancer(
   client: BoxClient,
   start: BalancerStart,
   options: StartOptions,
-): Promise<{ readonly hasStandby: boolean }> {
+): Promise<{ readonly hasStandby: boolean; readonly reserves: number }> {
   const { signal, clock = systemClock } = options;
   const replica = utf8(JSON.stringify(start.replica));
   const standby = start.standby ? utf8(JSON.stringify(start.standby)) : undefined;
@@ -100,23 +108,41 @@ export async function startBalancer(
   }
   // Before its box ends the instance, it starts the next one.
   if (session.stored) {
-    const { invocationToken: token, grant } = session.stored;
+    const { invocationToken: token, shutdownToken, grant } = session.stored;
+    // For a standby that took over: it may start one where the first load balancer was.
+    const known = start.standby ? { shutdownToken } : {};
     const { runtimeMs } = grant.limits;
     if (runtimeMs >= RENEW_RUNTIME_MS_MIN) {
-      const saying = session.send(encodeOwnerMessage({ renew: { token, runtimeMs } }));
+      const saying = session.send(encodeOwnerMessage({ renew: { token, runtimeMs, ...known } }));
       await within(Promise.race([saying, heard.over]), SEND_MS);
     }
   }
   options.onWaiting?.("service");
   checkAddress(await within(heard.started, START_MS), start.address);
-  if (!start.standby) return { hasStandby: false };
+  if (!start.standby) return { hasStandby: false, reserves: 0 };
   options.onWaiting?.("standby");
-  const place = await within(heard.standby, STANDBY_MS).catch((error: unknown) => {
+  const place = await unlessStalled(within(heard.standby, STANDBY_MS));
+  if (place) await options.onStandby?.(place);
+  if (!place) return { hasStandby: false, reserves: 0 };
+  const others = start.settings.standby?.others?.length ?? 0;
+  const endMs = clock.now() + RESERVES_MS;
+  let reserves = 0;
+  for (; reserves < others; reserves++) {
+    const reserve = await unlessStalled(within(heard.reserve(), Math.max(1, endMs - clock.now())));
+    if (!reserve) break;
+    await options.onReserve?.(reserve);
+  }
+  return { hasStandby: true, reserves };
+}
+
+/** undefined: it did not come in time. */
+async function unlessStalled<T>(promise: Promise<T>): Promise<T | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
     if (error instanceof BentoError && error.code === "stalled") return undefined;
     throw error;
-  });
-  if (place) await options.onStandby?.(place);
-  return { hasStandby: place !== undefined };
+  }
 }
 
 /**
@@ -140,15 +166,19 @@ export async function resumeBalancer(
   return session.instance;
 }
 
-/**
- * The instance that an installed load balancer started itself, after others; undefined: none. Throws what the box says, or
- * "bad-answer".
- */
+/** What runs as an installed load balancer, as far as it says so. */
+export interface Newest {
+  /** The newest instance that its owner did not start; undefined: none. */
+  readonly instance: InstanceId | undefined;
+  readonly role: "primary" | "standby" | undefined;
+}
+
+/** Asks an installed load balancer, by an instance for that alone. Throws what the box says, or "bad-answer". */
 export async function newestInstance(
   client: BoxClient,
   token: InvocationToken,
   { signal, clock = systemClock }: Pick<StartOptions, "signal" | "clock">,
-): Promise<InstanceId | undefined> {
+): Promise<Newest> {
   const args: [LoadBalancerWhere] = [{ where: true }];
   return await orStalled({ signal, clock, stallMs: WHERE_MS }, async (until) => {
     const session = await client.run({ token }, { args }, { signal: until });
@@ -158,7 +188,8 @@ export async function newestInstance(
     try {
       for await (const answer of answersOf(session.chunks())) {
         if (!("at" in answer)) break;
-        return answer.at.instance === null ? undefined : parseInstanceId(answer.at.instance);
+        const { instance, role } = answer.at;
+        return { instance: instance === null ? undefined : parseInstanceId(instance), role };
       }
       throw new ProtocolError("bad-answer", "Cannot find the load balancer: it does not say where it is");
     } finally {
@@ -175,6 +206,8 @@ function checkAddress(found: string, wanted: string): void {
 interface Heard {
   readonly started: Promise<string>;
   readonly standby: Promise<StandbyPlace>;
+  /** The next box where a standby may be. */
+  readonly reserve: () => Promise<StandbyReserve>;
   /** Rejects with the reason when the function or the session ends; never resolves. */
   readonly over: Promise<never>;
 }
@@ -184,11 +217,16 @@ function listen(session: Session, { onEvent, signal }: Pick<StartOptions, "onEve
   const started = Promise.withResolvers<string>();
   const standby = Promise.withResolvers<StandbyPlace>();
   const over = Promise.withResolvers<never>();
+  const reserves = new Channel<StandbyReserve>(RESERVES_MAX);
+  const reserve = async () => {
+    return (await reserves.receive()) ?? over.promise;
+  };
   const read = async () => {
     for await (const answer of answersOf(session.chunks())) {
       if ("event" in answer) onEvent?.(answer.event);
       if ("started" in answer) started.resolve(answer.started.address);
       if ("standby" in answer) standby.resolve(answer.standby);
+      if ("reserve" in answer && reserves.cost < RESERVES_MAX) reserves.push(answer.reserve);
     }
     throw failed(await session.ended);
   };
@@ -197,10 +235,11 @@ function listen(session: Session, { onEvent, signal }: Pick<StartOptions, "onEve
   read()
     .catch((error: unknown) => {
       for (const one of [started, standby, over]) one.reject(error);
+      reserves.close();
     })
     .finally(() => signal.removeEventListener("abort", leave));
   for (const { promise } of [started, standby, over]) promise.catch(() => undefined);
-  return { started: started.promise, standby: standby.promise, over: over.promise };
+  return { started: started.promise, standby: standby.promise, reserve, over: over.promise };
 }
 
 function failed(outcome: Outcome): BentoError {

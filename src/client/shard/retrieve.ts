@@ -2,6 +2,7 @@
 // first go on, the others wait in reserve; whoever fails, lies or falls behind is replaced. Memory is bounded by how
 // far ahead of the slowest needed block the others may read.
 
+import { Changes } from "../../base/changes.ts";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { ShardCodec } from "../../wire/shard/codec.ts";
@@ -66,7 +67,7 @@ export class Retrieval implements AsyncDisposable {
   /** Blocks by stripe, then shard. */
   readonly #blocks = new Map<number, Map<number, Uint8Array>>();
   #current: number;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
   #over = false;
 
   constructor(
@@ -104,7 +105,7 @@ export class Retrieval implements AsyncDisposable {
       const have = await this.#awaitStripe(index);
       this.#current++;
       this.#blocks.delete(index);
-      this.#notify();
+      this.#changes.notify();
       yield { index, data: this.#codec.rebuild(have, data) };
     }
   }
@@ -113,7 +114,7 @@ export class Retrieval implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#over = true;
     for (const { stop } of this.#lanes) stop?.abort(new BentoError("closed", "The retrieval is over"));
-    this.#notify();
+    this.#changes.notify();
     await Promise.allSettled(this.#readers);
   }
 
@@ -124,10 +125,10 @@ export class Retrieval implements AsyncDisposable {
     const schedule = () => {
       cancel = clock.after(hedgeMs, () => {
         hedge = true;
-        this.#notify();
+        this.#changes.notify();
       });
     };
-    const onAbort = () => this.#notify();
+    const onAbort = () => this.#changes.notify();
     signal.addEventListener("abort", onAbort, { once: true });
     schedule();
     try {
@@ -135,7 +136,7 @@ export class Retrieval implements AsyncDisposable {
         signal.throwIfAborted();
         const have = this.#blocks.get(stripe);
         if (have && have.size >= this.#layout.k) return have;
-        const { promise } = this.#changed;
+        const promise = this.#changes.next;
         this.#keepEnough(hedge);
         if (hedge) {
           hedge = false;
@@ -194,7 +195,7 @@ export class Retrieval implements AsyncDisposable {
         }
         this.#deliver(lane, stripe, block);
         while (!this.#over && !stop.signal.aborted && stripe >= this.#current + AHEAD)
-          await this.#changed.promise;
+          await this.#changes.next;
         if (this.#over || stop.signal.aborted) return;
       }
       lane.state = "finished";
@@ -206,7 +207,7 @@ export class Retrieval implements AsyncDisposable {
       lane.detail = message;
       this.#options.onFault?.(lane.shard, fault, message);
     } finally {
-      this.#notify();
+      this.#changes.notify();
     }
   }
 
@@ -219,7 +220,7 @@ export class Retrieval implements AsyncDisposable {
       }
       have.set(lane.shard.index, block);
       lane.blocks++;
-      this.#notify();
+      this.#changes.notify();
     } else if (stripe < this.#current - AHEAD && this.#running() > this.#layout.k) {
       // What it sends is of no use any more: others have been faster all along.
       this.#putAside(lane, "slow");
@@ -240,7 +241,7 @@ export class Retrieval implements AsyncDisposable {
       lane.fault = fault;
       lane.detail = "others were faster";
     }
-    this.#notify();
+    this.#changes.notify();
   }
 
   #running(): number {
@@ -256,11 +257,5 @@ export class Retrieval implements AsyncDisposable {
       `Cannot put the file together: ${usable} shards can be had, it takes ${k} (${failed.length} failed, ${lying} of them by lying)`,
       { advice: "Try again when more of the boxes answer." },
     );
-  }
-
-  #notify(): void {
-    const { resolve } = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    resolve();
   }
 }

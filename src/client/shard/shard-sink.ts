@@ -2,6 +2,7 @@
 // resumes after a lost connection while the other shards go on; whoever encodes waits for the slowest.
 
 import { ByteQueue } from "../../base/byte-queue.ts";
+import { Changes } from "../../base/changes.ts";
 import type { PutContent } from "../dropbox/put.ts";
 
 export class ShardSink implements PutContent {
@@ -11,7 +12,7 @@ export class ShardSink implements PutContent {
   readonly #held = new ByteQueue();
   #start = 0;
   #failed = false;
-  #changed = Promise.withResolvers<void>();
+  readonly #changes = new Changes();
 
   /** @param heldMax bytes to keep at most: two parts of the Dropbox or more, or it would never confirm any. */
   constructor(size: number, heldMax: number) {
@@ -21,10 +22,10 @@ export class ShardSink implements PutContent {
 
   /** Queues a record when there is room. Resolves at once after `fail`. */
   async push(record: Uint8Array): Promise<void> {
-    while (!this.#failed && this.#held.length + record.length > this.#heldMax) await this.#changed.promise;
+    while (!this.#failed && this.#held.length + record.length > this.#heldMax) await this.#changes.next;
     if (this.#failed) return;
     this.#held.push(record);
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** The Dropbox keeps everything before `offset`. */
@@ -34,14 +35,14 @@ export class ShardSink implements PutContent {
       this.#held.drop(bytes);
       this.#start += bytes;
     }
-    this.#notify();
+    this.#changes.notify();
   }
 
   /** Nobody takes records any more. */
   fail(): void {
     this.#failed = true;
     this.#held.drop(this.#held.length);
-    this.#notify();
+    this.#changes.notify();
   }
 
   async *read(from: number): AsyncGenerator<Uint8Array> {
@@ -53,14 +54,8 @@ export class ShardSink implements PutContent {
         yield piece;
         at += piece.length;
       } else {
-        await this.#changed.promise;
+        await this.#changes.next;
       }
     }
-  }
-
-  #notify(): void {
-    const { resolve } = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    resolve();
   }
 }

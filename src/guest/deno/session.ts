@@ -1,7 +1,7 @@
 // The function's session (function.ts): input messages put together from fragments, output behind the window.
 
 import { GUEST_FRAME, type GuestFrame, guestFrameCost } from "../../wire/guest-frame.ts";
-import type { Session } from "../function.ts";
+import type { AnswerShape, Answers, Session } from "../function.ts";
 import type { HostChannel } from "./channel.ts";
 import { CREDIT_STEP_BYTES, creditFrame } from "./window.ts";
 
@@ -76,12 +76,29 @@ export class SessionState {
         writable ??= new WritableStream<Uint8Array | string>({ write: send }, { highWaterMark: 1 });
         return writable;
       },
+      shape: (shape: AnswerShape) => this.#shape(shape),
       async *[Symbol.asyncIterator]() {
         for (;;) {
           const message = await receive();
           if (!message) return;
           yield message;
         }
+      },
+    });
+  }
+
+  async #shape({ bytes, rate, begins }: AnswerShape): Promise<Answers> {
+    const channel = this.#channel;
+    await channel.call("answers.shape", { bytes, rate, begins });
+    return Object.freeze({
+      room: async () => ((await channel.call("answers.room", {})) as { bytes: number }).bytes,
+      // Content that still waits for room in the window is this answer's.
+      finish: async () => {
+        await this.sent();
+        await channel.call("answers.finish", {});
+      },
+      ended: async () => {
+        await channel.call("answers.ended", {});
       },
     });
   }

@@ -162,6 +162,14 @@ test("streams of nobody go back to tor; ours that came too late are closed", asy
   assert.deepEqual(commands("CLOSESTREAM"), [`CLOSESTREAM ${late} 1`]);
 });
 
+test("streams of tor itself are left alone: to attach one breaks it off, and tor gives up its guard", async () => {
+  tor.directoryStream();
+  const other = tor.foreignStream();
+  await firewall.pathChoice();
+  assert.deepEqual(commands("ATTACHSTREAM"), [`ATTACHSTREAM ${other} 0`]);
+  assert.deepEqual(commands("CLOSESTREAM"), []);
+});
+
 test("connect: refusals, exits that do not do it, resolving", async () => {
   const mine = owner();
   const { circuit } = await built(mine);

@@ -50,8 +50,11 @@ const OWNERS_MAX = 4096;
 const EARLY_EVENTS_MAX = 1000;
 /** How long a stream that was given up may still turn up at tor: milliseconds. */
 const GIVEN_UP_MS = 2_000;
-/** control-spec 4.1.2: what stands still until somebody attaches it. */
-const UNATTACHED: readonly string[] = ["NEW", "NEWRESOLVE", "DETACHED"];
+/**
+ * control-spec 4.1.2: a stream stands still until somebody attaches it. Not so at NEW and DETACHED, which tor's own streams to
+ * directories have, too, without waiting for anybody: ATTACHSTREAM breaks those off, and tor takes that for its guard's failure.
+ */
+const WAITS = "CONTROLLER_WAIT";
 
 interface Expected {
   readonly sink: StreamSink;
@@ -220,7 +223,8 @@ export class TorFirewall implements AsyncDisposable {
   #onStream(event: StreamEvent): void {
     const { streamId, status, socksUsername } = event;
     const isNew = status === "NEW" || status === "NEWRESOLVE";
-    if (isNew && socksUsername?.startsWith(this.#prefix)) {
+    const isOurs = socksUsername?.startsWith(this.#prefix) === true;
+    if (isNew && isOurs) {
       const expected = this.#expected.get(socksUsername);
       if (!expected) {
         // Given up before tor saw it. It must not go where nobody decided.
@@ -233,9 +237,9 @@ export class TorFirewall implements AsyncDisposable {
     const sink = this.#streams.get(streamId);
     if (status === "CLOSED") this.#streams.delete(streamId);
     sink?.onEvent(event);
-    if (!UNATTACHED.includes(status)) return;
-    if (!sink) this.#try(this.#control.attachStream(streamId, "0"));
-    else this.#attach(streamId, sink);
+    if (status !== WAITS) return;
+    if (sink) this.#attach(streamId, sink);
+    else if (!isOurs) this.#try(this.#control.attachStream(streamId, "0"));
   }
 
   #attach(streamId: string, sink: StreamSink): void {

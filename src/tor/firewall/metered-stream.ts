@@ -3,6 +3,7 @@
 
 import { Duplex } from "node:stream";
 import { BentoError } from "../../base/errors.ts";
+import { IdleTimer } from "../../base/idle-timer.ts";
 import { bytesSpent, type OwnerAccount } from "./owner-account.ts";
 
 /** Milliseconds without a byte either way. */
@@ -11,15 +12,16 @@ export const STREAM_IDLE_MS = 10 * 60_000;
 export class MeteredStream extends Duplex {
   readonly #inner: Duplex;
   readonly #account: OwnerAccount;
-  #lastByteAt: number;
-  #stopIdleTimer: () => void = () => undefined;
+  readonly #idle: IdleTimer;
 
   /** Takes over `inner`: it is destroyed with this stream. */
   constructor(inner: Duplex, account: OwnerAccount) {
     super({ allowHalfOpen: true });
     this.#inner = inner;
     this.#account = account;
-    this.#lastByteAt = account.clock.now();
+    this.#idle = new IdleTimer(account.clock, STREAM_IDLE_MS, () => {
+      this.destroy(new BentoError("tor-timeout", "Stream closed: it was idle too long"));
+    });
     inner.on("data", (chunk: Buffer) => {
       this.#onData(chunk);
     });
@@ -34,7 +36,6 @@ export class MeteredStream extends Duplex {
       // After an orderly end, what was received still waits here to be read.
       if (!inner.readableEnded) this.destroy(broken());
     });
-    this.#watchIdle(STREAM_IDLE_MS);
   }
 
   override _read(): void {
@@ -42,7 +43,7 @@ export class MeteredStream extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
-    this.#lastByteAt = this.#account.clock.now();
+    this.#idle.touch();
     if (chunk.length > this.#account.bytesLeft) {
       callback(bytesSpent());
       return;
@@ -60,26 +61,16 @@ export class MeteredStream extends Duplex {
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    this.#stopIdleTimer();
+    this.#idle.stop();
     this.#inner.destroy();
     callback(error);
   }
 
   #onData(chunk: Buffer): void {
-    this.#lastByteAt = this.#account.clock.now();
+    this.#idle.touch();
     const taken = this.#account.spend(chunk.length, "read");
     if (taken > 0 && !this.push(chunk.subarray(0, taken))) this.#inner.pause();
     if (taken < chunk.length) this.destroy(bytesSpent());
-  }
-
-  /** One timer at a time, set again for what is left: a busy stream costs no timer a byte. */
-  #watchIdle(delayMs: number): void {
-    const { clock } = this.#account;
-    this.#stopIdleTimer = clock.after(delayMs, () => {
-      const leftMs = this.#lastByteAt + STREAM_IDLE_MS - clock.now();
-      if (leftMs > 0) this.#watchIdle(leftMs);
-      else this.destroy(new BentoError("tor-timeout", "Stream closed: it was idle too long"));
-    });
   }
 }
 

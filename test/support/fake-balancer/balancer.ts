@@ -12,6 +12,7 @@ import type {
   ScaleSettings,
   SiteIndex,
   StandbyPlace,
+  StandbyReserve,
 } from "../../../src/wire/loadbalancer.ts";
 
 export interface FakeHost {
@@ -19,6 +20,8 @@ export interface FakeHost {
   readonly send: (text: string) => void | Promise<void>;
   /** Said after the start, where a standby was wanted. */
   readonly standby?: StandbyPlace;
+  /** Said after that. */
+  readonly reserves?: readonly StandbyReserve[];
   /** As if it had taken over already: nothing is read before the owner's messages. */
   readonly role?: LoadBalancerReport["role"];
   /** Goes on where another instance ended: nothing is read, either. */
@@ -51,6 +54,7 @@ export async function fakeBalancer(start: LoadBalancerStart, host: FakeHost): Pr
     });
     await send({ started: { address } });
     if (host.standby) await send({ standby: host.standby });
+    for (const reserve of host.reserves ?? []) await send({ reserve });
   }
   const startedAtMs = Date.now();
   let scale: ScaleSettings = start.scale;
