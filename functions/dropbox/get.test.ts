@@ -4,8 +4,9 @@ import type { Self, Session, Storage } from "bento/function";
 import { DropboxLimits } from "../../src/wire/dropbox.ts";
 import { MemoryStorage } from "../../test/support/in-process-boxes.ts";
 import { get } from "./get.ts";
-import { META, partKey, SEALED } from "./request.ts";
+import { hashOf, META, partKey, SEALED } from "./request.ts";
 
+const OWNER = "A".repeat(43);
 const PART = 3 * 2 ** 20 + 1000;
 
 interface Sent {
@@ -17,11 +18,14 @@ interface Sent {
 /** A Dropbox of `size` bytes whose client takes a message when the test says so. */
 async function begun(
   size: number,
-  request: { readonly from?: number; readonly bytes?: number },
+  request: { readonly from?: number; readonly bytes?: number; readonly writer?: string },
   attached = true,
 ) {
   const storage = new MemoryStorage();
-  await storage.put(META, JSON.stringify({ owner: "", gets: 1, bytes: 2 ** 40, partBytes: PART }));
+  await storage.put(
+    META,
+    JSON.stringify({ owner: await hashOf(OWNER), gets: 1, bytes: 2 ** 40, partBytes: PART }),
+  );
   await storage.put(SEALED, String(size));
   const sent: Sent[] = [];
   const waiting: (() => void)[] = [];
@@ -109,4 +113,14 @@ test("get: a part that is missing, and a client that is away for long, end it; w
   there.waiting[0]?.();
   await there.done;
   assert.equal(there.removals(), 1);
+});
+
+test("get: the owner's download ends when the box has all of it to send, and does not wait for a client that has left", async () => {
+  const owners = await begun(2 * PART, { writer: OWNER });
+  await owners.done;
+  assert.equal(
+    owners.sent.reduce((sum, { bytes }) => sum + bytes, 0),
+    2 * PART,
+  );
+  assert.deepEqual([owners.waiting.length, owners.removals()], [owners.sent.length, 0]);
 });

@@ -31,6 +31,7 @@ export async function get(session: Session, storage: Storage, self: Self, reques
   if (writer !== undefined) {
     if (!(await isOwner(meta, writer))) throw new Refusal("not-owner");
     await answer(session, { size, from, bytes });
+    // Nothing is counted, so nobody has to wait until it has arrived: the box sends it when this instance has ended.
     await sendContent(session, storage, meta, { from, bytes });
     return;
   }
@@ -41,7 +42,7 @@ export async function get(session: Session, storage: Storage, self: Self, reques
   try {
     await enter(storage, meta, { ticket: hash, isNew: given === undefined, bytes });
     await answer(session, { size, from, bytes, ticket });
-    await sendContent(session, storage, meta, { from, bytes });
+    for (const sent of await sendContent(session, storage, meta, { from, bytes })) await taken(session, sent);
     if (from + bytes === size && (await confirmed(session))) await complete(storage, hash);
   } finally {
     if (await isUsedUp(storage, meta, size)) await self.remove();
@@ -57,15 +58,19 @@ function newTicket(): string {
   return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
+/** What the box answers when the client has it; undefined: there is no such part. */
+type Sent = Promise<number | undefined>;
+
+/** Resolves when all is with the box: to what is still on its way to the client. */
 async function sendContent(
   session: Session,
   storage: Storage,
   meta: Meta,
   range: { readonly from: number; readonly bytes: number },
-): Promise<void> {
+): Promise<Sent[]> {
   const { partBytes } = meta;
   const end = range.from + range.bytes;
-  const underWay: Promise<number | undefined>[] = [];
+  const underWay: Sent[] = [];
   for (let at = range.from; at < end; ) {
     if (underWay.length === AHEAD) await taken(session, underWay.shift());
     const offset = at % partBytes;
@@ -78,11 +83,11 @@ async function sendContent(
     underWay.push(sent);
     at += bytes;
   }
-  for (const sent of underWay) await taken(session, sent);
+  return underWay;
 }
 
 /** Waits for the client, and gives up when nobody was there to read for a long time: an idle Dropbox holds no process. */
-async function taken(session: Session, sent: Promise<number | undefined> | undefined): Promise<void> {
+async function taken(session: Session, sent: Sent | undefined): Promise<void> {
   const stepMs = DropboxLimits.absentMs / 10;
   for (let absentMs = 0; ; absentMs = session.attached ? 0 : absentMs + stepMs) {
     if (absentMs >= DropboxLimits.absentMs) throw new Error("nobody reads: the download was given up");

@@ -15,8 +15,8 @@ export const DropboxLimits = {
   sentBytes: 1024 * 1024,
   /** How long after its start a download may be continued: milliseconds. No instance lives longer (manifest). */
   ticketMs: 6 * 3600_000,
-  /** How long the function waits for a client that fetches and is not there: milliseconds. */
-  absentMs: 600_000,
+  /** How long the function waits for a client that fetches and is not there: milliseconds. It goes on with its ticket. */
+  absentMs: 60_000,
   /** How long for one that puts: it goes on with another invocation. */
   senderAbsentMs: 15_000,
   /** How long the function waits for the client to confirm: milliseconds. */
