@@ -42,7 +42,8 @@ export async function get(session: Session, storage: Storage, self: Self, reques
   try {
     await enter(storage, meta, { ticket: hash, isNew: given === undefined, bytes });
     await answer(session, { size, from, bytes, ticket });
-    for (const sent of await sendContent(session, storage, meta, { from, bytes })) await taken(session, sent);
+    const content = await sendContent(session, storage, meta, { from, bytes });
+    await content.arrived();
     if (from + bytes === size && (await confirmed(session))) await complete(storage, hash);
   } finally {
     if (await isUsedUp(storage, meta, size)) await self.remove();
@@ -61,13 +62,13 @@ function newTicket(): string {
 /** What the box answers when the client has it; undefined: there is no such part. */
 type Sent = Promise<number | undefined>;
 
-/** Resolves when all is with the box: to what is still on its way to the client. */
+/** Resolves when all is with the box. `arrived` resolves when the client has it. */
 async function sendContent(
   session: Session,
   storage: Storage,
   meta: Meta,
   range: { readonly from: number; readonly bytes: number },
-): Promise<Sent[]> {
+): Promise<{ arrived(): Promise<void> }> {
   const { partBytes } = meta;
   const end = range.from + range.bytes;
   const underWay: Sent[] = [];
@@ -83,7 +84,11 @@ async function sendContent(
     underWay.push(sent);
     at += bytes;
   }
-  return underWay;
+  return {
+    async arrived() {
+      for (const sent of underWay) await taken(session, sent);
+    },
+  };
 }
 
 /** Waits for the client, and gives up when nobody was there to read for a long time: an idle Dropbox holds no process. */
