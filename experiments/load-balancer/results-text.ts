@@ -112,7 +112,7 @@ function shownTable({ parts, columns }: Results): string {
         : [
             "one replica's throughput / C tor's onion service's, CPU-bound, median",
             "at least 70 %",
-            `${speed.replicaPercentOfTor} % (${speed.MBs["replica"]} and ${speed.MBs["tor"]} MB/s, n ${speed.rounds}; processor ${speed.cpuMsPerMB["replica"]} and ${speed.cpuMsPerMB["tor"]} ms a MB; the onion library alone ${speed.libraryPercentOfTor} %, ${speed.cpuMsPerMB["library"]} ms a MB)`,
+            `${speed.replicaPercentOfTor} % (${speed.MBs["replica"]} and ${speed.MBs["tor"]} MB/s, n ${speed.rounds}; processor ${speed.cpuMsPerMB["replica"]} and ${speed.cpuMsPerMB["tor"]} ms a MB; the onion library alone ${speed.onionLibraryPercentOfTor} %, ${speed.cpuMsPerMB["library"]} ms a MB)`,
           ],
     );
   if (first)

@@ -99,7 +99,7 @@ export async function throughput(options: PartOptions & { readonly rounds: numbe
       Object.keys(ways).map((name) => [name, round(median(taken[name]?.cpuMs ?? []), 1)]),
     ),
     replicaPercentOfTor: round((100 * of("replica")) / of("tor")),
-    libraryPercentOfTor: round((100 * of("library")) / of("tor")),
+    onionLibraryPercentOfTor: round((100 * of("library")) / of("tor")),
   };
 }
 

@@ -38,8 +38,8 @@ export async function findLibraries(
     }
   };
   for (const program of programs) await inspect(program);
+  const places = libraryDirectories().concat(further);
   for (let name = names.shift(); name !== undefined; name = names.shift()) {
-    const places = [...libraryDirectories(), ...further];
     const path = await firstExisting(places.map((place) => join(place, name)));
     if (path === undefined) {
       missing.push({ what: `library ${name}`, fix: `Install the package that contains ${name}.` });
