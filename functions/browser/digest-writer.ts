@@ -73,17 +73,18 @@ export class DigestWriter implements RecordSink {
 
   /** `record` where there is room for it; else what can be said instead. */
   async #fit(record: PageRecord): Promise<PageRecord[]> {
+    const room = await this.#room();
+    if (room === Number.POSITIVE_INFINITY) return [record];
     if (record.kind !== "page" && record.kind !== "resource") {
-      return worstBytes(lengthOf(this.#encoder.parts(record))) <= (await this.#room()) ? [record] : [];
+      return worstBytes(lengthOf(this.#encoder.parts(record))) <= room ? [record] : [];
     }
     const { body } = record;
     const headBytes = worstBytes(lengthOf(this.#encoder.parts(record)) - body.length);
-    const room = async () => (await this.#room()) - FAILURES_BYTES - headBytes;
-    const before = await room();
+    const before = room - FAILURES_BYTES - headBytes;
     if (worstBytes(body.length) <= before) return [record];
     const fits = await fittingBytes(body, before);
     // Cells have gone by meanwhile.
-    const left = await room();
+    const left = (await this.#room()) - FAILURES_BYTES - headBytes;
     if (fits.bytes === body.length && fits.compressed <= left) return [record];
     const kept =
       record.kind === "page" ? Math.floor((fits.bytes * Math.max(0, left)) / Math.max(1, before)) : 0;
