@@ -9,7 +9,7 @@ const CLAIMS_MS = 10_000;
 
 export class Claims {
   readonly #all = Promise.withResolvers<void>();
-  #missing: ReadonlySet<string> = new Set();
+  #missing = new Set<string>();
   #wanted = 0;
 
   /** These there were, by their names. */
@@ -25,7 +25,7 @@ export class Claims {
 
   /** This point is ours. */
   add(point: string): void {
-    this.#missing = new Set([...this.#missing].filter((one) => one !== point));
+    this.#missing.delete(point);
     if (this.#missing.size === 0) this.#all.resolve();
   }
 

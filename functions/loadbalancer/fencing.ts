@@ -4,7 +4,7 @@
 
 import type { Storage } from "bento/function";
 import type { Clock } from "../../src/base/clock.ts";
-import { KEYS, type KeptState } from "./state.ts";
+import { readState } from "./state.ts";
 
 /** What is known of the standby, of the replicas and of the points. */
 export interface FencingFacts {
@@ -44,8 +44,8 @@ export async function isFencedOff({ clock, standby, isEvident, isOver }: Fencing
 /** Whether a later instance of this function runs, which shares the storage. */
 export async function hasSuccessor(storage: Storage, epoch: number): Promise<boolean> {
   try {
-    const kept = await storage.get(KEYS.state);
-    return kept !== undefined && (JSON.parse(await kept.text()) as KeptState).epoch > epoch;
+    const kept = await readState(storage);
+    return kept !== undefined && kept.epoch > epoch;
   } catch {
     return false;
   }

@@ -4,25 +4,13 @@ import type { Json } from "bento/function";
 import { TestClock } from "../../src/base/clock.ts";
 import { BentoError } from "../../src/base/errors.ts";
 import { createLog } from "../../src/base/log.ts";
-import type { LoadBalancerEvent } from "../../src/wire/loadbalancer.ts";
+import type { LoadBalancerEvent, LoadBalancerStart } from "../../src/wire/loadbalancer.ts";
 import { InProcessBoxes, MemoryStorage } from "../../test/support/in-process-boxes.ts";
 import { IN_CHARGE_MS, RENEW_BEFORE_MS, RENEW_RETRY_MS, Renewal } from "./renewal.ts";
-import { KEYS, type KeptState, StateKeeper } from "./state.ts";
+import { firstState, KEYS, type KeptState, StateKeeper } from "./state.ts";
 
 const DAY_MS = 24 * 3600_000;
-const STATE = {
-  version: 1,
-  start: {},
-  siteDigest: "",
-  scale: {},
-  epoch: 7,
-  nextReplicaId: 1,
-  points: [],
-  published: null,
-  homes: [],
-  replicas: [],
-  standby: null,
-} as unknown as KeptState;
+const STATE: KeptState = { ...firstState({} as LoadBalancerStart, ""), epoch: 7 };
 
 /** An instance whose successors do what a test says. */
 class World {

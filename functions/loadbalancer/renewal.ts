@@ -6,7 +6,7 @@ import type { Bento, Storage } from "bento/function";
 import type { Clock } from "../../src/base/clock.ts";
 import { messageOf, systemCode } from "../../src/base/errors.ts";
 import type { LoadBalancerEvent, LoadBalancerResume } from "../../src/wire/loadbalancer.ts";
-import { KEYS, type KeptState, type StateKeeper } from "./state.ts";
+import { KEYS, readState, type StateKeeper } from "./state.ts";
 
 export interface RenewalParts {
   readonly bento: Bento;
@@ -94,8 +94,7 @@ export class Renewal {
     const { clock, storage, keeper } = this.#parts;
     for (let waitedMs = 0; waitedMs < IN_CHARGE_MS; waitedMs += POLL_MS) {
       await clock.sleep(POLL_MS, this.#ended.signal);
-      const kept = await storage.get(KEYS.state);
-      const { inCharge = 0 } = kept ? (JSON.parse(await kept.text()) as KeptState) : {};
+      const { inCharge = 0 } = (await readState(storage)) ?? {};
       if (inCharge > keeper.state.epoch) return;
     }
     throw new Error(`the next instance does not serve after ${IN_CHARGE_MS / 1000} s`);

@@ -27,7 +27,7 @@ import {
   type StandbyStart,
 } from "./standby-protocol.ts";
 import { checkedOwnerMessage, checkedStart, Input } from "./start.ts";
-import { KEYS, loadJson, StateKeeper } from "./state.ts";
+import { firstState, KEYS, loadJson, StateKeeper } from "./state.ts";
 import { asTaker } from "./takeover.ts";
 
 export interface RunParts {
@@ -89,19 +89,7 @@ class Instance {
     await this.#storePackage(KEYS.replica, replicaBytes);
     if (standbyBytes !== undefined) await this.#storePackage(KEYS.standby, standbyBytes);
     const siteDigest = start.serve.kind === "files" ? await this.#storeSite(start.serve.siteBytes) : "";
-    const keeper = await StateKeeper.create(storage, log, {
-      version: 1,
-      start,
-      siteDigest,
-      scale: start.scale,
-      epoch: 1,
-      nextReplicaId: 1,
-      points: [],
-      published: null,
-      homes: [],
-      replicas: [],
-      standby: null,
-    });
+    const keeper = await StateKeeper.create(storage, log, firstState(start, siteDigest));
     void this.#listen();
     return this.#balance(keeper);
   }

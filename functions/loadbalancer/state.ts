@@ -80,6 +80,29 @@ export const KEYS = {
 /** The parts of the state that change. */
 export type StateChange = Partial<Omit<KeptState, "version" | "start" | "siteDigest">>;
 
+/** Of a service that has just begun. */
+export function firstState(start: LoadBalancerStart, siteDigest: string): KeptState {
+  return {
+    version: 1,
+    start,
+    siteDigest,
+    scale: start.scale,
+    epoch: 1,
+    nextReplicaId: 1,
+    points: [],
+    published: null,
+    homes: [],
+    replicas: [],
+    standby: null,
+  };
+}
+
+/** As it is kept, whichever instance wrote it; undefined when there is none. Throws Error when it cannot be read. */
+export async function readState(storage: Storage): Promise<KeptState | undefined> {
+  const found = await storage.get(KEYS.state);
+  return found && (JSON.parse(await found.text()) as KeptState);
+}
+
 export class StateKeeper {
   readonly #storage: Storage;
   readonly #log: Log;
@@ -105,9 +128,8 @@ export class StateKeeper {
 
   /** What an earlier instance kept; undefined when there was none. Throws Error when it cannot be read. */
   static async load(storage: Storage, log: Log): Promise<StateKeeper | undefined> {
-    const found = await storage.get(KEYS.state);
-    if (!found) return undefined;
-    const state = JSON.parse(await found.text()) as KeptState;
+    const state = await readState(storage);
+    if (!state) return undefined;
     if (state.version !== 1) throw new Error("Cannot go on: what was kept is of another version");
     return new StateKeeper(storage, log, state);
   }
