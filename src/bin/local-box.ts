@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { systemClock } from "../base/clock.ts";
 import { BentoError } from "../base/errors.ts";
 import { BoxClient, directDial } from "../client/client.ts";
+import { NODE_ARGUMENTS } from "./node-arguments.ts";
 
 const BENTO = fileURLToPath(new URL("./bento.ts", import.meta.url));
 const PORT = 5005;
@@ -132,7 +133,7 @@ export async function freeAddress(): Promise<string> {
 }
 
 function spawnBox(dir: string, config: string, hasInspector: boolean): ChildProcess {
-  const args = ["--disable-warning=ExperimentalWarning", BENTO, "box", "serve", "--config", config];
+  const args = [...NODE_ARGUMENTS, BENTO, "box", "serve", "--config", config];
   const more = ["--while-stdin", "--json", "--log", "warn", "--exit-without-relay", "accept *:*"];
   return spawn(process.execPath, [...args, ...more, ...(hasInspector ? ["--inspector"] : [])], {
     cwd: dir,

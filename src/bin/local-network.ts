@@ -19,6 +19,7 @@ import type { LinkShape } from "../testnet/plan.ts";
 import { type BootPhase, Testnet, type TestnetNode } from "../testnet/testnet.ts";
 import { identify, isAlive, readPidFile, terminate, writePidFile } from "../tor/process.ts";
 import type { Info } from "../wire/api.ts";
+import { NODE_ARGUMENTS } from "./node-arguments.ts";
 
 const BENTO = fileURLToPath(new URL("./bento.ts", import.meta.url));
 const BOX_PORT = 5005;
@@ -227,7 +228,7 @@ ${typeof options.boxToml === "function" ? options.boxToml(index) : (options.boxT
 async function spawnBox(dir: string, configFile: string, detached: boolean): Promise<void> {
   const log = await open(path.join(dir, "box.log"), "a", 0o600);
   try {
-    const args = ["--disable-warning=ExperimentalWarning", BENTO, "box", "serve", "--config", configFile];
+    const args = [...NODE_ARGUMENTS, BENTO, "box", "serve", "--config", configFile];
     const child = spawn(process.execPath, detached ? args : [...args, "--while-stdin"], {
       cwd: dir,
       detached,

@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { readdir, readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { NODE_ARGUMENTS } from "../../src/bin/node-arguments.ts";
 import { BoxClient } from "./box-client.ts";
 
 const SCRIPT = fileURLToPath(new URL("./box-process.ts", import.meta.url));
@@ -25,7 +26,7 @@ export interface SpawnedBoxOptions {
 /** Starts the process; `SpawnedBox.start` waits until it serves. */
 export function spawnBox(dataDir: string, { uids, toml = "" }: SpawnedBoxOptions): ChildProcess {
   const last = uids.first + uids.count - 1;
-  const args = ["--disable-warning=ExperimentalWarning", SCRIPT, dataDir, `${uids.first}-${last}`, toml];
+  const args = [...NODE_ARGUMENTS, SCRIPT, dataDir, `${uids.first}-${last}`, toml];
   return spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
 }
 

@@ -12,6 +12,7 @@ import {
   startNetwork,
   stopNetwork,
 } from "../../src/bin/local-network.ts";
+import { NODE_ARGUMENTS } from "../../src/bin/node-arguments.ts";
 import { BoxClient, directDial, torDial } from "../../src/client/client.ts";
 import type { Testnet } from "../../src/testnet/testnet.ts";
 import { identify, isAlive, type ProcessIdentity, readPidFile, writePidFile } from "../../src/tor/process.ts";
@@ -102,7 +103,7 @@ export class TorBoxes implements AsyncDisposable {
     await this.#killTors(index);
     const dir = this.#dir(index);
     const log = await open(join(dir, "box.log"), "a");
-    const args = ["--disable-warning=ExperimentalWarning", MAIN, "box", "serve", "--while-stdin"];
+    const args = [...NODE_ARGUMENTS, MAIN, "box", "serve", "--while-stdin"];
     const child = spawn(process.execPath, [...args, "--config", join(dir, "box.toml")], {
       cwd: dir,
       stdio: ["pipe", log.fd, log.fd],

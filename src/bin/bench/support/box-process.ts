@@ -9,6 +9,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { BentoError } from "../../../base/errors.ts";
 import { BoxClient, directDial } from "../../../client/client.ts";
+import { NODE_ARGUMENTS } from "../../node-arguments.ts";
 import { readMemory } from "./memory.ts";
 
 const MAIN = fileURLToPath(new URL("./box-main.ts", import.meta.url));
@@ -33,7 +34,6 @@ export type BoxQuestion = "warm" | "memory";
 export interface BenchBoxOptions {
   /** box.toml, without data_dir, listen and onion: there is none. */
   readonly toml?: string;
-  readonly nodeArguments?: readonly string[];
 }
 
 export class BenchBox implements AsyncDisposable {
@@ -51,7 +51,7 @@ export class BenchBox implements AsyncDisposable {
   static async start(options: BenchBoxOptions = {}): Promise<BenchBox> {
     const dir = await mkdtemp(path.join(tmpdir(), "bento-bench-"));
     const child = fork(MAIN, [dir, `[onion]\nmode = "none"\n${options.toml ?? ""}`], {
-      execArgv: ["--disable-warning=ExperimentalWarning", "--expose-gc", ...(options.nodeArguments ?? [])],
+      execArgv: [...NODE_ARGUMENTS, "--expose-gc"],
       stdio: ["ignore", "ignore", "inherit", "ipc"],
     });
     try {
