@@ -303,6 +303,11 @@ test("an introduction point whose relay dies is replaced, and clients come in", 
     .map((name) => net.node(name))
     .find(({ fingerprint }) => points.includes(fingerprint));
   assert.ok(dying);
+  {
+    // Whose guard dies comes in again only when its tor has found another, which says nothing about the service.
+    await using control = await net.control("c0");
+    await control.setConf([["EntryNodes", net.node("e1").fingerprint]]);
+  }
   const { pid } = (await net.status()).find(({ name }) => name === dying.name) ?? {};
   assert.ok(pid !== undefined);
   process.kill(pid, "SIGKILL");

@@ -200,7 +200,8 @@ async function startProcess(
   await using undo = new AsyncDisposableStack();
   const uid = parts.uids?.acquire();
   if (uid !== undefined) undo.defer(() => parts.uids?.release(uid));
-  const [group] = await Promise.all([parts.cgroups.create(plan.name, plan.limits), parts.pipes.prepare(3)]);
+  using pipes = await parts.pipes.take(3);
+  const group = await parts.cgroups.create(plan.name, plan.limits);
   undo.defer(async () => {
     await group.remove();
   });
@@ -217,9 +218,9 @@ async function startProcess(
   let stdout: GuestPipe;
   let stderr: StderrTail;
   try {
-    stdin = lend(parts.pipes.toGuest());
-    stdout = lend(parts.pipes.fromGuest());
-    const errors = lend(parts.pipes.fromGuest());
+    stdin = lend(pipes.toGuest());
+    stdout = lend(pipes.fromGuest());
+    const errors = lend(pipes.fromGuest());
     stderr = new StderrTail(errors);
     held = spawnHeld(
       parts.bubblewrap,

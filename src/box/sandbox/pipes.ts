@@ -4,7 +4,7 @@
 // each is an anonymous pipe. No FIFO is ever used for two instances.
 
 import { execFile } from "node:child_process";
-import { closeSync, constants, openSync, unlinkSync } from "node:fs";
+import { closeSync, constants, openSync, rmSync, unlinkSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { Socket } from "node:net";
 import { join } from "node:path";
@@ -24,7 +24,7 @@ export interface GuestPipe {
   readonly guestFd: number;
 }
 
-/** Makes pipes. Disposing removes names that were not used. */
+/** Makes pipes. Disposing removes names that were not taken. */
 export class PipeSource implements AsyncDisposable {
   readonly #directory: string;
   #names: string[] = [];
@@ -41,14 +41,44 @@ export class PipeSource implements AsyncDisposable {
     await rm(directory, { recursive: true, force: true });
     await mkdir(directory, { mode: 0o700 });
     const source = new PipeSource(directory);
-    await source.prepare(1);
+    await source.#fill();
     return source;
   }
 
-  /** Waits until `count` pipes can be made without a wait; refills ahead of need. */
-  async prepare(count: number): Promise<void> {
+  /** What `count` pipes of one instance are made of, at most BATCH: nobody else gets it. Refills ahead of need. */
+  async take(count: number): Promise<Fifos> {
     while (this.#names.length < count) await this.#fill();
-    if (this.#names.length < BATCH / 2) void this.#fill().catch(() => undefined); // the next prepare reports it
+    const taken = new Fifos(this.#names.splice(-count));
+    if (this.#names.length < BATCH / 2) void this.#fill().catch(() => undefined); // the next one reports it
+    return taken;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#filling?.catch(() => undefined); // its directory is removed either way
+    this.#names = [];
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+
+  async #fill(): Promise<void> {
+    this.#filling ??= this.#make().finally(() => {
+      this.#filling = undefined;
+    });
+    await this.#filling;
+  }
+
+  async #make(): Promise<void> {
+    const paths = Array.from({ length: BATCH }, () => join(this.#directory, String(this.#made++)));
+    await run("/usr/bin/mkfifo", ["-m", "600", ...paths], { env: {} });
+    this.#names.push(...paths);
+  }
+}
+
+/** Pipes of one instance, made without a wait. Disposing removes the names that were not used. */
+export class Fifos implements Disposable {
+  readonly #names: string[];
+
+  constructor(names: string[]) {
+    this.#names = names;
   }
 
   /** A pipe that the guest reads and the host writes. */
@@ -65,16 +95,14 @@ export class PipeSource implements AsyncDisposable {
     return { guestFd, stream: new Socket({ fd: hostFd, readable: true, writable: false }) };
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#filling?.catch(() => undefined); // its directory is removed either way
-    this.#names = [];
-    await rm(this.#directory, { recursive: true, force: true });
+  [Symbol.dispose](): void {
+    for (const path of this.#names.splice(0)) rmSync(path, { force: true });
   }
 
   /** Opens one FIFO once per flags, then removes its name; all or none, for descriptors can run out half-way. */
   #open(flags: readonly number[]): number[] {
     const path = this.#names.pop();
-    assert(path !== undefined, "no pipe was prepared");
+    assert(path !== undefined, "more pipes than were taken");
     const opened: number[] = [];
     try {
       for (const each of flags) opened.push(openSync(path, each));
@@ -85,18 +113,5 @@ export class PipeSource implements AsyncDisposable {
     } finally {
       unlinkSync(path);
     }
-  }
-
-  async #fill(): Promise<void> {
-    this.#filling ??= this.#make().finally(() => {
-      this.#filling = undefined;
-    });
-    await this.#filling;
-  }
-
-  async #make(): Promise<void> {
-    const paths = Array.from({ length: BATCH }, () => join(this.#directory, String(this.#made++)));
-    await run("/usr/bin/mkfifo", ["-m", "600", ...paths], { env: {} });
-    this.#names.push(...paths);
   }
 }
