@@ -6,12 +6,13 @@ import { loadavg } from "node:os";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
-import { BoxClient, type Dial, type Session } from "../../client/client.ts";
+import { BoxClient, type Session } from "../../client/client.ts";
 import { Cover } from "../../client/cover.ts";
 import { loadPackage } from "../../client/package-loader.ts";
 import { busiestLink, bytesPerBin, ObservedLink, type Passed } from "../../testnet/observed-link.ts";
 import { turnsTest } from "../../testnet/two-sample.ts";
 import { type BenchContext, type Benchmark, type Figure, median, percentile } from "./benchmark.ts";
+import { observedDial } from "./support/observed-dial.ts";
 import { startTorNetwork, type TorNetwork } from "./support/tor-network.ts";
 
 const RATE = 64 * 1024;
@@ -287,24 +288,4 @@ function compareTurns(
       values: look.values(passed, direction, fromMs + CARRY_OVER_MS),
     })),
   );
-}
-
-/** Notes what the client hands to tor, and what it gets from it. */
-function observedDial(dial: Dial, seen: Passed[]): Dial {
-  return async (target, options) => {
-    const stream = await dial(target, options);
-    const note = (direction: Direction, bytes: number) =>
-      seen.push({ link: 0, atMs: Date.now(), direction, bytes });
-    const write = stream.write.bind(stream) as (...args: unknown[]) => boolean;
-    stream.write = ((chunk: Uint8Array, ...rest: unknown[]) => {
-      note("up", chunk.length);
-      return write(chunk, ...rest);
-    }) as typeof stream.write;
-    const push = stream.push.bind(stream);
-    stream.push = (chunk: Uint8Array | null, encoding) => {
-      if (chunk) note("down", chunk.length);
-      return push(chunk, encoding);
-    };
-    return stream;
-  };
 }
