@@ -12,11 +12,15 @@ export class Breather {
     return this.#workedMs + performance.now() - this.#stretchFromMs;
   }
 
-  /** Lets everything else run when the stretch was long enough. */
+  /** Whether the stretch was long enough. */
+  get isDue(): boolean {
+    return performance.now() - this.#stretchFromMs >= STRETCH_MS;
+  }
+
+  /** Lets everything else run when it is due. */
   async breathe(): Promise<void> {
-    const nowMs = performance.now();
-    if (nowMs - this.#stretchFromMs < STRETCH_MS) return;
-    this.#workedMs += nowMs - this.#stretchFromMs;
+    if (!this.isDue) return;
+    this.#workedMs += performance.now() - this.#stretchFromMs;
     await new Promise((resolve) => setTimeout(resolve, 0));
     this.#stretchFromMs = performance.now();
   }

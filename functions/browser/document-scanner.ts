@@ -2,11 +2,9 @@
 // an element lives only while it is open, so memory follows the depth of the document and not its length.
 
 import type { TreeAdapter, TreeAdapterTypeMap } from "parse5";
-import { parseHtmlInSteps } from "../../src/wire/page/html.ts";
 import { isStyleSheetLink, pictureAttribute, SVG_PICTURES } from "../../src/wire/page/references.ts";
 import { chooseCandidate, matchesMedia, parseSrcset } from "../../src/wire/page/srcset.ts";
 import { resolveUrl } from "../../src/wire/page/text.ts";
-import { Breather } from "./breather.ts";
 import { BrowserLimits as Limits } from "./limits.ts";
 
 export interface DocumentReference {
@@ -24,17 +22,10 @@ export interface InlineStyle {
   readonly inline: boolean;
 }
 
-export interface DocumentScan {
-  /** In document order. */
-  readonly references: readonly (DocumentReference | InlineStyle)[];
-  /** Base of the references: `<base href>` or the document's own URL. */
-  readonly base: string;
-  /** `<meta http-equiv=refresh>` with a URL. */
-  readonly refresh: { readonly seconds: number; readonly reference: string } | undefined;
-  /** One bit for each code point that the text holds: what fonts must have. */
-  readonly codePoints: Uint32Array;
-  /** False when the document was too entangled to walk to its end. */
-  readonly isWhole: boolean;
+/** `<meta http-equiv=refresh>` with a URL. */
+export interface Refresh {
+  readonly seconds: number;
+  readonly reference: string;
 }
 
 interface Attribute {
@@ -60,37 +51,15 @@ interface Node {
   content: Node | undefined;
 }
 
-interface Types extends TreeAdapterTypeMap<Node, Node, Node, Node, Node, Node, Node, Node, Node, Node> {}
+export interface Types
+  extends TreeAdapterTypeMap<Node, Node, Node, Node, Node, Node, Node, Node, Node, Node> {}
 
-/** Reads on until the signal aborts: what was found by then counts. */
-export async function scanDocument(
-  html: string,
-  documentUrl: string,
-  signal: AbortSignal,
-): Promise<DocumentScan> {
-  const scanner = new Scanner(documentUrl);
-  const breather = new Breather();
-  const steps = parseHtmlInSteps<Types>(html, adapterOf(scanner), {
-    elementsMax: Limits.elementsMax,
-    isOver: () => signal.aborted || breather.workedMs > Limits.parseMs,
-  });
-  let step = steps.next();
-  for (; !step.done; step = steps.next()) await breather.breathe();
-  const { isWhole } = step.value;
-  return {
-    references: scanner.references,
-    base: scanner.base,
-    refresh: scanner.refresh,
-    codePoints: scanner.codePoints,
-    isWhole,
-  };
-}
-
-class Scanner {
+export class Scanner {
   readonly references: (DocumentReference | InlineStyle)[] = [];
   readonly codePoints = new Uint32Array(0x110000 / 32);
   base: string;
-  refresh: DocumentScan["refresh"];
+  refresh: Refresh | undefined;
+  isInBody = false;
   #hasBase = false;
 
   constructor(documentUrl: string) {
@@ -129,6 +98,10 @@ class Scanner {
   #html(node: Node): void {
     const get = (name: string) => attribute(node, name);
     switch (node.tag) {
+      case "body":
+      case "frameset":
+        this.isInBody = true;
+        break;
       case "base":
         this.#setBase(get("href"));
         break;
@@ -241,7 +214,7 @@ function isImageObject(type: string | undefined, data: string | undefined): bool
 }
 
 /** `"5; url=next.html"` (HTML "shared declarative refresh steps"). */
-function parseRefresh(content: string): DocumentScan["refresh"] {
+function parseRefresh(content: string): Refresh | undefined {
   const match = /^\s*(\d{1,9})(?:\.\d*)?\s*[;,\s]\s*(?:url\s*=\s*)?(?:"([^"]*)"?|'([^']*)'?|(\S.*))$/is.exec(
     content,
   );
@@ -269,7 +242,7 @@ function node(type: Node["type"], tag = "", namespace = "", attributes: Attribut
 }
 
 /** What parse5 needs of a tree to place elements: parents, names and attributes. Children are forgotten. */
-function adapterOf(scanner: Scanner): TreeAdapter<Types> {
+export function adapterOf(scanner: Scanner): TreeAdapter<Types> {
   const attach = (parent: Node, child: Node) => {
     child.parent = parent;
     child.inert = parent.inert;

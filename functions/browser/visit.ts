@@ -5,10 +5,11 @@
 import { Changes } from "../../src/base/changes.ts";
 import { isFetchable } from "../../src/wire/browse.ts";
 import type { ContentRecord, FailureReason } from "../../src/wire/digest.ts";
-import { type CssScan, scanCss } from "../../src/wire/page/css.ts";
+import { type CssScan, type FontFace, scanCss } from "../../src/wire/page/css.ts";
 import { parseDataUrl } from "../../src/wire/page/data-url.ts";
 import { decodeCss, decodeHtml, essenceOf, isHtml, resolveUrl } from "../../src/wire/page/text.ts";
-import { type DocumentScan, scanDocument } from "./document-scanner.ts";
+import { DocumentScan } from "./document-scan.ts";
+import type { DocumentReference, InlineStyle } from "./document-scanner.ts";
 import type { PageRecord, PageRequest, RecordSink } from "./engine.ts";
 import { FetchFailure, failureOf, failureRecord } from "./failure.ts";
 import { type FetchContext, type Fetched, fetchResource, type ResourceKind } from "./fetch-resource.ts";
@@ -26,6 +27,13 @@ interface Wanted {
   /** Style sheets: how many `@import`s led here, and the encoding if it does not say. */
   readonly importDepth: number;
   readonly charset: string;
+}
+
+/** A face of a font, of which one file may be wanted. */
+interface WantedFace {
+  readonly face: FontFace;
+  readonly base: string;
+  readonly referrer: string;
 }
 
 /** Something ready to be sent: `heldBytes` are released afterwards. */
@@ -51,7 +59,9 @@ export class StaticVisit {
   #positions = 0;
   #failures = 0;
   #fontFaces = 0;
-  #codePoints: Uint32Array = new Uint32Array();
+  /** Undefined until the document is read to its end: which fonts it needs is known then. */
+  #codePoints: Uint32Array | undefined;
+  readonly #faces: WantedFace[] = [];
   #pageUrl: string | undefined;
   readonly #changes = new Changes();
 
@@ -66,14 +76,18 @@ export class StaticVisit {
   async run(): Promise<void> {
     const page = await this.#fetchPage();
     if (!page) return;
-    const { fetched, scan } = page;
+    const { fetched } = page;
+    using scan = page.scan;
     this.#pageUrl = fetched.finalUrl;
-    await this.#sink.record(contentRecord("page", this.#request.url, fetched));
-    if (fetched.cut)
-      this.#fail(fetched.finalUrl, "truncated", `${fetched.cut.reason}: ${fetched.cut.message}`);
-    this.#context.held.release(fetched.body.length);
+    // While a long document is read, it leaves, and what it refers to is fetched.
+    await Promise.all([this.#read(scan, fetched.finalUrl), this.#send(fetched)]);
+  }
+
+  async #send(page: Fetched): Promise<void> {
+    await this.#sink.record(contentRecord("page", this.#request.url, page));
+    if (page.cut) this.#fail(page.finalUrl, "truncated", `${page.cut.reason}: ${page.cut.message}`);
+    this.#context.held.release(page.body.length);
     await this.#sink.flush();
-    if (scan) this.#want(scan, fetched.finalUrl);
     await this.#deliver();
   }
 
@@ -98,11 +112,12 @@ export class StaticVisit {
         return undefined;
       }
       if (!isHtml(fetched.type, fetched.body)) return { fetched, scan: undefined };
-      const scan = await scanDocument(
+      const scan = new DocumentScan(
         decodeHtml(fetched.body, fetched.type),
         fetched.finalUrl,
         this.#context.signal,
       );
+      await scan.readHead();
       const next = refreshes < Limits.refreshesMax ? refreshTarget(scan, fetched.finalUrl) : undefined;
       if (!next) return { fetched, scan };
       this.#context.held.release(fetched.body.length);
@@ -111,17 +126,35 @@ export class StaticVisit {
     }
   }
 
-  #want(scan: DocumentScan, documentUrl: string): void {
-    this.#codePoints = scan.codePoints;
-    if (!scan.isWhole)
-      this.#fail(documentUrl, "truncated", "the document is too entangled to read to its end");
-    for (const found of scan.references) {
-      if (found.kind === "css") {
-        this.#wantCss(scanCss(found.text, { inline: found.inline }), scan.base, documentUrl, 0, "utf-8");
-      } else {
-        this.#add(found.kind, found.reference, scan.base, documentUrl, 0, found.charset ?? "utf-8");
+  /** Reads the document to its end, and begins what it refers to as it is found. */
+  async #read(scan: DocumentScan | undefined, documentUrl: string): Promise<void> {
+    if (scan) {
+      const { base } = scan;
+      let taken = 0;
+      const want = () => {
+        for (const found of scan.references.slice(taken)) this.#want(found, scan.base, documentUrl);
+        taken = scan.references.length;
+        this.#start();
+        this.#changes.notify();
+      };
+      await scan.readOn(want);
+      if (scan.base !== base) {
+        // A base counts for what stands before it as well.
+        taken = 0;
+        want();
       }
+      if (!scan.isWhole)
+        this.#fail(documentUrl, "truncated", "the document is too entangled to read to its end");
     }
+    this.#codePoints = scan?.codePoints ?? new Uint32Array();
+    for (const face of this.#faces.splice(0)) this.#wantFont(face, this.#codePoints);
+    this.#changes.notify();
+  }
+
+  #want(found: DocumentReference | InlineStyle, base: string, documentUrl: string): void {
+    if (found.kind === "css")
+      this.#wantCss(scanCss(found.text, { inline: found.inline }), base, documentUrl, 0, "utf-8");
+    else this.#add(found.kind, found.reference, base, documentUrl, 0, found.charset ?? "utf-8");
   }
 
   #wantCss(scan: CssScan, base: string, referrer: string, importDepth: number, charset: string): void {
@@ -133,9 +166,15 @@ export class StaticVisit {
     }
     for (const face of scan.fontFaces) {
       if (this.#fontFaces++ >= Limits.fontFacesMax) break;
-      const url = chooseFont(face, this.#codePoints);
-      if (url !== undefined) this.#add("font", url, base, referrer);
+      const wanted = { face, base, referrer };
+      if (this.#codePoints) this.#wantFont(wanted, this.#codePoints);
+      else this.#faces.push(wanted);
     }
+  }
+
+  #wantFont({ face, base, referrer }: WantedFace, codePoints: Uint32Array): void {
+    const url = chooseFont(face, codePoints);
+    if (url !== undefined) this.#add("font", url, base, referrer);
   }
 
   #add(
@@ -193,7 +232,7 @@ export class StaticVisit {
     let isStyled = false;
     for (;;) {
       this.#start();
-      if (!isStyled && this.#stylesOpen === 0 && !this.#ready.some((one) => one.urgency === URGENCY.style)) {
+      if (!isStyled && this.#isStyled()) {
         isStyled = true;
         await this.#sink.record({ kind: "styled", resources: this.#positions });
         await this.#sink.flush();
@@ -205,10 +244,18 @@ export class StaticVisit {
         if (next.heldBytes >= 0) this.#context.held.release(next.heldBytes);
         continue;
       }
-      if (this.#running === 0 && this.#pending.length === 0) return;
+      if (this.#codePoints && this.#running === 0 && this.#pending.length === 0) return;
+      // Taken before the flush: what changes meanwhile counts.
+      const change = this.#changes.next;
       await this.#sink.flush();
-      if (this.#ready.length === 0) await this.#changes.next;
+      if (this.#ready.length === 0) await change;
     }
+  }
+
+  /** All style sheets are known, and have come and been sent. */
+  #isStyled(): boolean {
+    const waits = this.#ready.some(({ urgency }) => urgency === URGENCY.style);
+    return this.#codePoints !== undefined && this.#stylesOpen === 0 && !waits;
   }
 
   #takeReady(): Ready | undefined {

@@ -98,6 +98,55 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
     assert.match(textOf(page), /plain/);
   });
 
+  const long = (head: string, body: string): Route =>
+    html(`<html><head>${head}</head><body>${"<p>of many words ".repeat(30_000)}${body}`);
+
+  test("browse: of a long document a refresh counts in its head, of a short one anywhere", async () => {
+    const refresh = `<meta http-equiv=refresh content="0; url='/plain'">`;
+    const plain = html("<p>plain");
+    const inHead = await visitSite({ "/": long(refresh, ""), "/plain": plain });
+    assert.match(textOf(inHead.page), /plain/);
+    const inShort = await visitSite({ "/": html(`<body><p>words${refresh}`), "/plain": plain });
+    assert.match(textOf(inShort.page), /plain/);
+    const inBody = await visitSite({ "/": long("", `<p>the end${refresh}`), "/plain": plain });
+    assert.match(textOf(inBody.page), /the end/);
+    assert.deepEqual(inBody.requests, ["GET /"]);
+  });
+
+  test("browse: what a long document names first is there before its end is read", async () => {
+    const asked: string[] = [];
+    const site: Record<string, Route> = {
+      "/": long("<link rel=stylesheet href=a.css>", "<img src=last.png>"),
+      "/a.css": { type: "text/css", body: "p { background: url(first.png) }" },
+      "/first.png": PICTURE,
+      "/last.png": PICTURE,
+    };
+    await using server = await WebServer.start(site);
+    await browse(parseOptions(`${server.origin}/`, {}), {
+      fetch: async (url, init) => {
+        asked.push(new URL(new Request(url).url).pathname);
+        return fetch(url, init);
+      },
+      // Nobody takes the document before its style sheet was asked for.
+      send: async () => {
+        while (!asked.includes("/a.css")) await new Promise((resolve) => setTimeout(resolve, 5));
+      },
+      signal: AbortSignal.timeout(20_000),
+    });
+    assert.deepEqual(asked, ["/", "/a.css", "/first.png", "/last.png"]);
+  });
+
+  test("browse: a base and characters that come late in a long document count for all of it", async () => {
+    const style = "<style>@font-face { font-family: f; src: url(f.woff2); unicode-range: U+2602 }</style>";
+    const { page } = await visitSite({
+      "/": long(`<link rel=stylesheet href=a.css>${style}`, "<p>☂<base href=/in/>"),
+      "/in/a.css": { type: "text/css", body: "p { color: red }" },
+      "/in/f.woff2": { type: "font/woff2", body: Buffer.from("font") },
+    });
+    assert.deepEqual(paths(page), ["/", "/in/a.css", "/in/f.woff2"]);
+    assert.match(textOf(page), /color: red/);
+  });
+
   test("browse: reads encodings by mark, header, declaration and guess", async () => {
     const latin = (text: string) => Buffer.from(text, "latin1");
     const cases: readonly [string, Uint8Array, string][] = [
@@ -179,7 +228,7 @@ suite("browser", { concurrency: 4, timeout: 60_000 }, () => {
         "/endless.png": endless,
         "/good.png": PICTURE,
       },
-      { deadlineMs: 3000 },
+      { deadlineMs: 5000 },
     );
     assert.deepEqual(reasons(page), ["/dead.js deadline", "/drip.png deadline", "/endless.png too-large"]);
     assert.match(textOf(page), /<img src="data:image\/png/);

@@ -177,6 +177,9 @@ export class BrowseSession implements AsyncDisposable {
       bytes: 0,
       receiver: new PageReceiver({
         clock,
+        onDocument: (page) => {
+          if (!isAborted()) thread.readAhead(page);
+        },
         render: async (content) => (isAborted() ? new Uint8Array() : thread.render(content, links)),
         onShowable:
           onShowable &&

@@ -49,10 +49,13 @@ test("receivePage: gives the page whatever the split, and progress of padding", 
       const progress: (number | undefined)[] = [];
       const page = await receivePage(streamOf(...chunks), {
         onShowable: (_html, stage) => stages.push(stage),
+        onDocument: ({ url }) => stages.push(`document of ${url}`),
         onProgress: ({ paddingTotal }) => progress.push(paddingTotal),
       });
       assert.ok(page.verified);
-      assert.deepEqual(stages, ["styled", "complete"]);
+      const document = "document of http://a.test/";
+      // Once for each time that it will be written.
+      assert.deepEqual(stages, [document, "styled", document, "complete"]);
       assert.equal(page.contentBytes + page.paddingBytes, 5000);
       assert.equal(progress.at(-1), page.paddingBytes);
       assert.match(new TextDecoder().decode(page.html), /<p>hello/);

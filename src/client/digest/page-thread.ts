@@ -5,12 +5,17 @@
 
 import { Worker } from "node:worker_threads";
 import { BentoError, messageOf } from "../../base/errors.ts";
+import type { ContentRecord } from "../../wire/digest.ts";
 import { fillLinks, type PageLinks } from "./links.ts";
 import type { PageContent, UnlinkedPage } from "./page-writer.ts";
 
-/** What the thread is given. */
+/** What the thread is given: a page to write, or one to read, without an answer, since it will be written soon. */
+export type PageTask = PageJob | { readonly ahead: ContentRecord };
+
 export interface PageJob {
   readonly content: PageContent;
+  /** Its document is the one that was read ahead. */
+  readonly isAhead: boolean;
   /** Undefined for a single file. */
   readonly formSource: string | undefined;
 }
@@ -24,15 +29,28 @@ const WORKER_LIMITS = { maxOldGenerationSizeMb: 1024 };
 /** Writes the pages of one visit. Disposing of it ends the thread, and what it still writes. */
 export class PageThread implements Disposable {
   #worker: Worker | undefined;
+  /** What the worker has read, or is reading. */
+  #ahead: ContentRecord | undefined;
   #isDisposed = false;
 
   constructor() {
     this.#worker = this.#start();
   }
 
+  /** The document of a page has come, and will be written: what takes nothing else is done meanwhile. */
+  readAhead(page: ContentRecord): void {
+    if (this.#isDisposed || !this.#worker) return;
+    this.#ahead = page;
+    const task: PageTask = { ahead: page };
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+    this.#worker.postMessage(task);
+  }
+
   /** writePage elsewhere, one at a time. Throws BentoError "page-failed". */
   async render(content: PageContent, links?: PageLinks): Promise<Uint8Array> {
-    const done = await this.#run({ content, formSource: links?.formSource });
+    const isAhead = content.page !== undefined && content.page === this.#ahead;
+    this.#ahead = undefined;
+    const done = await this.#run({ content, isAhead, formSource: links?.formSource });
     return "marker" in done && links ? fillLinks(done.page, done.marker, done.placed, links) : done.page;
   }
 
@@ -72,7 +90,9 @@ export class PageThread implements Disposable {
     worker.on("error", () => undefined);
     for (const end of ["error", "exit"]) {
       worker.once(end, () => {
-        if (this.#worker === worker) this.#worker = undefined;
+        if (this.#worker !== worker) return;
+        this.#worker = undefined;
+        this.#ahead = undefined;
       });
     }
     return worker;

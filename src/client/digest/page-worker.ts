@@ -1,9 +1,9 @@
-// The thread of page-thread.ts: one answer for each job, in order, until it is ended.
+// The thread of page-thread.ts: one answer for each page to write, in order, until it is ended.
 
 import { parentPort } from "node:worker_threads";
 import { utf8 } from "../../base/bytes.ts";
-import type { PageDone, PageJob } from "./page-thread.ts";
-import { writePage, writeUnlinked } from "./page-writer.ts";
+import type { PageDone, PageTask } from "./page-thread.ts";
+import { type ReadPage, readPage, writePage, writeUnlinked } from "./page-writer.ts";
 
 /** Goes once through what every page takes, while there is nothing to write yet: what runs first runs slowly. */
 const REHEARSAL = `<!DOCTYPE html><html lang=en><head><meta charset=utf-8><title>A &amp; b</title>
@@ -21,9 +21,20 @@ for (let round = 0; round < ROUNDS; round++)
     receivedAtMs: 0,
   });
 
-parentPort?.on("message", ({ content: page, formSource }: PageJob) => {
+let ahead: ReadPage | undefined;
+
+parentPort?.on("message", (task: PageTask) => {
+  if ("ahead" in task) {
+    ahead = readPage({ page: task.ahead, failures: [] });
+    return;
+  }
+  const { content: page, formSource, isAhead } = task;
+  const read = (isAhead ? ahead : undefined) ?? readPage(page);
+  ahead = undefined;
   const done: PageDone =
-    formSource === undefined ? { page: writePage(page) } : writeUnlinked(page, formSource);
+    formSource === undefined
+      ? { page: writePage(page, undefined, read) }
+      : writeUnlinked(page, formSource, read);
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
   parentPort?.postMessage(done);
 });

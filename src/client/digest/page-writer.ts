@@ -30,7 +30,7 @@ const POLICY =
 
 /** Rounds of writing and reading again until nothing changes. Honest pages take one or two. */
 const ROUNDS_MAX = 8;
-/** Parsing of one page, all rounds. */
+/** Reading of one page, and once more as much for all rounds. */
 const PARSE_MS_MAX = 10_000;
 /** Elements of one page: about a kilobyte of memory each while it is written. The longest pages have 100,000. */
 const ELEMENTS_MAX = 250_000;
@@ -39,11 +39,24 @@ const FALLBACK_LENGTH_MAX = 4 * 1024 * 1024;
 /** Missing parts named in the page's head. */
 const NOTED_FAILURES_MAX = 50;
 
+/** A document that was read, which takes nothing but itself. Good for one writing, which changes it. */
+export interface ReadPage {
+  readonly source: Source;
+  readonly document: Document;
+  readonly isWhole: boolean;
+}
+
+/** What can be done of a page before its parts have come. */
+export function readPage({ page, failures }: Pick<PageContent, "page" | "failures">): ReadPage {
+  const source = sourceOf(page, failures);
+  return { source, ...timedParser().parse(source.html, ELEMENTS_MAX) };
+}
+
 /** The whole file, UTF-8. Never throws for what a page holds. With `links`, as a page of the server that says where they lead. */
-export function writePage(content: PageContent, links?: PageLinks): Uint8Array {
-  if (!links) return writeFile(content, undefined);
+export function writePage(content: PageContent, links?: PageLinks, read = readPage(content)): Uint8Array {
+  if (!links) return writeFile(content, read, undefined);
   const places = new LinkPlaces();
-  const page = writeFile(content, { places, formSource: links.formSource });
+  const page = writeFile(content, read, { places, formSource: links.formSource });
   return fillLinks(page, places.marker, places.placed, links);
 }
 
@@ -55,9 +68,13 @@ export interface UnlinkedPage {
 }
 
 /** writePage as far as it goes without knowing where links lead: for a thread that cannot be given functions. */
-export function writeUnlinked(content: PageContent, formSource: string): UnlinkedPage {
+export function writeUnlinked(
+  content: PageContent,
+  formSource: string,
+  read = readPage(content),
+): UnlinkedPage {
   const places = new LinkPlaces();
-  const page = writeFile(content, { places, formSource });
+  const page = writeFile(content, read, { places, formSource });
   return { page, marker: places.marker, placed: places.placed };
 }
 
@@ -66,16 +83,22 @@ interface Linking {
   readonly formSource: string;
 }
 
-function writeFile(content: PageContent, linking: Linking | undefined): Uint8Array {
-  const source = sourceOf(content);
-  const resources = new Map(content.resources);
-  if (source.image) resources.set(source.documentUrl, source.image);
-  const assets = new Assets(resources);
+/** Parses until its time is over. */
+function timedParser() {
   const endMs = performance.now() + PARSE_MS_MAX;
   const isOver = () => performance.now() > endMs;
   const parse = (text: string, elementsMax: number) =>
     parseHtml(text, defaultTreeAdapter, { elementsMax, isOver });
-  let { document, isWhole } = parse(source.html, ELEMENTS_MAX);
+  return { parse, isOver };
+}
+
+function writeFile(content: PageContent, read: ReadPage, linking: Linking | undefined): Uint8Array {
+  const { source } = read;
+  let { document, isWhole } = read;
+  const { parse, isOver } = timedParser();
+  const resources = new Map(content.resources);
+  if (source.image) resources.set(source.documentUrl, source.image);
+  const assets = new Assets(resources);
   const doctype = doctypeOf(document);
   const place: Place = {
     assets,
@@ -176,11 +199,16 @@ function baseOf(document: Document, documentUrl: string): string {
   return documentUrl;
 }
 
+interface Source {
+  readonly html: string;
+  readonly documentUrl: string;
+  readonly image?: ContentRecord;
+}
+
 /** The page as HTML, whatever it was: documents as they are, pictures and texts in a frame, failures in words. */
-function sourceOf(content: PageContent): { html: string; documentUrl: string; image?: ContentRecord } {
-  const { page } = content;
+function sourceOf(page: ContentRecord | undefined, failures: readonly FailureRecord[]): Source {
   if (!page) {
-    const failure = content.failures[0];
+    const failure = failures[0];
     const why = failure ? `${failure.url}: ${failure.reason}: ${failure.detail}` : "the box sent no page";
     return { html: message("The page could not be fetched", why), documentUrl: "about:blank" };
   }

@@ -54,6 +54,8 @@ export interface ReceiveOptions {
   readonly clock?: Clock | undefined;
   /** Here and now when left out; elsewhere, where reading must not stand still meanwhile. */
   readonly render?: Render | undefined;
+  /** The document is here, and `render` is called with it once its parts are. */
+  readonly onDocument?: ((page: ContentRecord) => void) | undefined;
 }
 
 /** Reads `output` to its end. Throws ProtocolError when it is not a digest or damaged, or the signal's reason. */
@@ -151,6 +153,7 @@ export class PageReceiver implements Disposable {
     this.#rendering = this.#rendering.then(async () => {
       const html = await render(content);
       if (stage) this.#options.onShowable?.(html, stage, content.page !== undefined);
+      if (stage === "styled" && content.page) this.#options.onDocument?.(content.page);
       return html;
     });
     this.#rendering.catch(() => undefined);
@@ -159,7 +162,9 @@ export class PageReceiver implements Disposable {
   #record(record: (DigestEvent & { kind: "record" })["record"]): void {
     switch (record.kind) {
       case "page":
-        this.#page ??= record;
+        if (this.#page) break;
+        this.#page = record;
+        this.#options.onDocument?.(record);
         break;
       case "resource":
         if (!this.#resources.has(record.url)) this.#resources.set(record.url, record);
