@@ -61,20 +61,17 @@ export class DocumentScan implements Disposable {
 
   /** The head of a long document, a short one to its end. */
   async readHead(): Promise<void> {
-    while (this.#isShort || !this.#scanner.isInBody) {
-      if (this.#isAtEnd()) return;
-      await this.#breather.breathe();
-    }
+    while ((this.#isShort || !this.#scanner.isInBody) && this.#readPiece()) await this.#breather.breathe();
   }
 
-  /** To the end. `onFound` is called whenever there may be more references. */
+  /** To the end. `onFound` is called whenever there may be more references, until this is disposed of. */
   async readOn(onFound: () => void): Promise<void> {
-    while (!this.#isAtEnd()) {
+    while (this.#readPiece()) {
       if (!this.#breather.isDue) continue;
       onFound();
       await this.#breather.breathe();
     }
-    onFound();
+    if (!this.#isDisposed) onFound();
   }
 
   /** Whoever reads on comes to an end. */
@@ -82,10 +79,11 @@ export class DocumentScan implements Disposable {
     this.#isDisposed = true;
   }
 
-  #isAtEnd(): boolean {
-    if (this.#whole !== undefined) return true;
+  /** False when there is none left. */
+  #readPiece(): boolean {
+    if (this.#whole !== undefined) return false;
     const step = this.#steps.next();
     if (step.done) this.#whole = step.value.isWhole;
-    return step.done ?? false;
+    return !step.done;
   }
 }
