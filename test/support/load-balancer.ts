@@ -141,18 +141,19 @@ export async function curl(
   options: {
     readonly user?: string;
     readonly args?: readonly string[];
-    /** As somebody does who loads a page again: whatever the client's tor said. */
+    /** As somebody does who loads a page again: whatever the client's tor said, and when it says nothing for a while. */
     readonly insists?: boolean;
   } = {},
 ): Promise<Buffer> {
-  const untilMs = Date.now() + NOT_FOUND_MS;
+  const { insists = false } = options;
+  const untilMs = Date.now() + (insists ? INSISTS_MS : NOT_FOUND_MS);
   for (;;) {
     const proxy = `${options.user ?? crypto.randomUUID()}:x@${socks.host}:${String(socks.port)}`;
     const args = [
       "-sS",
       "--fail",
       "--max-time",
-      "90",
+      insists ? "25" : "90",
       "--socks5-hostname",
       proxy,
       ...(options.args ?? []),
@@ -164,11 +165,13 @@ export async function curl(
     } catch (error) {
       // Extended SOCKS error F0: descriptor not found.
       const isNotFound = error instanceof Error && error.message.includes("(240)");
-      const isRefused = error instanceof Error && error.message.includes("curl: (97)");
-      if (!(options.insists === true ? isRefused : isNotFound) || Date.now() > untilMs) throw error;
+      // Refused by the proxy, and timed out.
+      const isAgain = error instanceof Error && /curl: \((?:97|28)\)/.test(error.message);
+      if (!(insists ? isAgain : isNotFound) || Date.now() > untilMs) throw error;
       await systemClock.sleep(1000);
     }
   }
 }
 
 const NOT_FOUND_MS = 60_000;
+const INSISTS_MS = 100_000;
