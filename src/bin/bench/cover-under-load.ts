@@ -5,21 +5,23 @@
 import { availableParallelism } from "node:os";
 import { systemClock } from "../../base/clock.ts";
 import { BoxClient, directDial } from "../../client/client.ts";
-import { Cover } from "../../client/cover.ts";
 import { loadPackage } from "../../client/package-loader.ts";
 import { bytesPerBin, type Passed } from "../../testnet/observed-link.ts";
 import type { PackageInput } from "../../wire/package.ts";
 import { type BenchContext, type Benchmark, type Figure, median, percentile } from "./benchmark.ts";
 import { BenchBox } from "./support/box-process.ts";
+import {
+  CONTENT_BYTES,
+  CONTENT_EVERY_MS,
+  meanOf,
+  percentOff,
+  SETTLE_MS,
+  startCover,
+} from "./support/covered.ts";
 import { observedDial } from "./support/observed-dial.ts";
 
-const RATE = 64 * 1024;
 const SECONDS = 24;
-const SETTLE_MS = 2000;
 const CORES = availableParallelism();
-/** Content of every other second: two thirds of what the cells carry. */
-const CONTENT_BYTES = 4096;
-const CONTENT_EVERY_MS = 100;
 
 const COMPUTES: PackageInput = {
   manifest: { name: "computes", image: "deno" },
@@ -43,13 +45,8 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
   const passed: Passed[] = [];
   using client = new BoxClient({ address: box.address, dial: observedDial(directDial, passed) });
   using other = box.client();
-  const pack = async (name: string) => ({ package: (await loadPackage(name)).package });
-  await using cover = await Cover.start(client, {
-    rate: RATE,
-    cover: await pack("cover"),
-    signal: context.signal,
-  });
-  const session = await cover.run(await pack("echo"), { args: [] });
+  await using cover = await startCover(client, context.signal);
+  const session = await cover.run(await loadPackage("echo"), { args: [] });
   const reading = session.drain();
   const seconds = async (what: string) => {
     await systemClock.sleep(SETTLE_MS, context.signal);
@@ -76,8 +73,8 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
 }
 
 function steadiness(what: string, direction: Passed["direction"], seconds: readonly number[]): Figure[] {
-  const mean = seconds.reduce((sum, bytes) => sum + bytes, 0) / seconds.length;
-  const off = seconds.map((bytes) => (100 * Math.abs(bytes - mean)) / mean);
+  const mean = meanOf(seconds);
+  const off = percentOff(seconds, mean);
   const whose = direction === "up" ? "client" : "box";
   return [
     { name: `${what}: ${whose}, mean`, value: mean / 1024, unit: "KiB/s", note: "with HTTP's framing" },

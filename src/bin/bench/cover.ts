@@ -7,29 +7,32 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import { systemClock } from "../../base/clock.ts";
 import { BentoError } from "../../base/errors.ts";
 import { BoxClient, type Session } from "../../client/client.ts";
-import { Cover } from "../../client/cover.ts";
 import { loadPackage } from "../../client/package-loader.ts";
 import { busiestLink, bytesPerBin, ObservedLink, type Passed } from "../../testnet/observed-link.ts";
 import { turnsTest } from "../../testnet/two-sample.ts";
 import { type BenchContext, type Benchmark, type Figure, median, percentile } from "./benchmark.ts";
+import {
+  CONTENT_BYTES,
+  CONTENT_EVERY_MS,
+  meanOf,
+  percentOff,
+  RATE,
+  SETTLE_MS,
+  startCover,
+} from "./support/covered.ts";
 import { observedDial } from "./support/observed-dial.ts";
 import { startTorNetwork, type TorNetwork } from "./support/tor-network.ts";
 
-const RATE = 64 * 1024;
 const LATENCY_MS = 5;
 const TURN_SECONDS = 5;
 /** C(12, 6) = 924 ways to split them: p down to 0.002. */
 const TURNS = 12;
 const CONTROL_TURNS = 8;
-/** Until circuits and windows have settled; and at the start of each turn, what began in the one before. */
-const SETTLE_MS = 2000;
+/** At the start of each turn, what began in the one before. */
 const CARRY_OVER_MS = 300;
 /** For the two-sample test: of each turn so much, in such bins. */
 const WINDOW_MS = TURN_SECONDS * 1000 - 2 * CARRY_OVER_MS;
 const BIN_MS = 100;
-/** Content of a busy turn: two thirds of what the cells carry, there and back. */
-const CONTENT_BYTES = 4096;
-const CONTENT_EVERY_MS = 100;
 /** How often it is looked how late timers are. */
 const LATENESS_MS = 5;
 /** When nothing can be told apart, one figure in a hundred is below. */
@@ -58,14 +61,10 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
   const app: Passed[] = [];
   const lateness = monitorEventLoopDelay({ resolution: LATENESS_MS });
   using client = new BoxClient({ address: tor.onionAddress, dial: observedDial(tor.onionDial, app) });
-  const pack = async (name: string) => ({ package: (await loadPackage(name)).package });
+  const echo = await loadPackage("echo");
   const covered = await (async () => {
-    await using cover = await Cover.start(client, {
-      rate: RATE,
-      cover: await pack("cover"),
-      signal: context.signal,
-    });
-    const session = await cover.run(await pack("echo"), { args: [] });
+    await using cover = await startCover(client, context.signal);
+    const session = await cover.run(echo, { args: [] });
     await quiet(tor);
     lateness.enable();
     const turns = await takeTurns(session, TURNS, "covered", context);
@@ -73,7 +72,7 @@ async function measure(context: BenchContext): Promise<readonly Figure[]> {
     return turns;
   })();
   const plain = await (async () => {
-    await using session = await client.run(await pack("echo"), { args: [] });
+    await using session = await client.run(echo, { args: [] });
     return await takeTurns(session, CONTROL_TURNS, "without cover", context);
   })();
   const passed = await link.passed();
@@ -172,9 +171,8 @@ function steadiness(
       );
   const offOf = (of: readonly Passed[]) => {
     const [idle, busy] = [secondsOf(of, false), secondsOf(of, true)];
-    const mean = [...idle, ...busy].reduce((sum, bytes) => sum + bytes, 0) / (idle.length + busy.length);
-    const off = (seconds: readonly number[]) => seconds.map((bytes) => (100 * Math.abs(bytes - mean)) / mean);
-    return { mean, idle: off(idle), busy: off(busy) };
+    const mean = meanOf([...idle, ...busy]);
+    return { mean, idle: percentOff(idle, mean), busy: percentOff(busy, mean) };
   };
   const [link, client] = [offOf(passed), offOf(app)];
   const way = WAY[direction];

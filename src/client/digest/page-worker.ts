@@ -29,7 +29,7 @@ parentPort?.on("message", (task: PageTask) => {
     return;
   }
   const { content: page, formSource, isAhead } = task;
-  const read = (isAhead ? ahead : undefined) ?? readPage(page);
+  const read = isAhead ? ahead : undefined;
   ahead = undefined;
   const done: PageDone =
     formSource === undefined

@@ -30,7 +30,7 @@ const POLICY =
 
 /** Rounds of writing and reading again until nothing changes. Honest pages take one or two. */
 const ROUNDS_MAX = 8;
-/** Reading of one page, and once more as much for all rounds. */
+/** Parsing of one page, all rounds. */
 const PARSE_MS_MAX = 10_000;
 /** Elements of one page: about a kilobyte of memory each while it is written. The longest pages have 100,000. */
 const ELEMENTS_MAX = 250_000;
@@ -44,12 +44,16 @@ export interface ReadPage {
   readonly source: Source;
   readonly document: Document;
   readonly isWhole: boolean;
+  /** Of PARSE_MS_MAX. */
+  readonly leftMs: number;
 }
 
 /** What can be done of a page before its parts have come. */
 export function readPage({ page, failures }: Pick<PageContent, "page" | "failures">): ReadPage {
   const source = sourceOf(page, failures);
-  return { source, ...timedParser().parse(source.html, ELEMENTS_MAX) };
+  const parser = new TimedParser(PARSE_MS_MAX);
+  const { document, isWhole } = parser.parse(source.html, ELEMENTS_MAX);
+  return { source, document, isWhole, leftMs: parser.leftMs };
 }
 
 /** The whole file, UTF-8. Never throws for what a page holds. With `links`, as a page of the server that says where they lead. */
@@ -84,18 +88,28 @@ interface Linking {
 }
 
 /** Parses until its time is over. */
-function timedParser() {
-  const endMs = performance.now() + PARSE_MS_MAX;
-  const isOver = () => performance.now() > endMs;
-  const parse = (text: string, elementsMax: number) =>
-    parseHtml(text, defaultTreeAdapter, { elementsMax, isOver });
-  return { parse, isOver };
+class TimedParser {
+  readonly #endMs: number;
+
+  constructor(ms: number) {
+    this.#endMs = performance.now() + ms;
+  }
+
+  get leftMs(): number {
+    return this.#endMs - performance.now();
+  }
+
+  readonly isOver = () => this.leftMs < 0;
+
+  parse(text: string, elementsMax: number) {
+    return parseHtml(text, defaultTreeAdapter, { elementsMax, isOver: this.isOver });
+  }
 }
 
 function writeFile(content: PageContent, read: ReadPage, linking: Linking | undefined): Uint8Array {
   const { source } = read;
   let { document, isWhole } = read;
-  const { parse, isOver } = timedParser();
+  const parser = new TimedParser(read.leftMs);
   const resources = new Map(content.resources);
   if (source.image) resources.set(source.documentUrl, source.image);
   const assets = new Assets(resources);
@@ -106,17 +120,17 @@ function writeFile(content: PageContent, read: ReadPage, linking: Linking | unde
     base: baseOf(document, source.documentUrl),
     links: linking?.places,
   };
-  embedSprites(document, place, isOver);
+  embedSprites(document, place, parser.isOver);
   const head = headOf(content, isWhole, linking?.formSource ?? "'none'");
   let written = doctype + write(document, place);
   for (let round = 1; ; round++) {
     // What was cut to size must pass now.
-    ({ document, isWhole } = parse(written, 2 * ELEMENTS_MAX));
+    ({ document, isWhole } = parser.parse(written, 2 * ELEMENTS_MAX));
     // References have become absolute, and there is no base element any more.
     const again = doctype + write(document, { ...place, base: place.documentUrl });
     if (isWhole && again === written) break;
     written = again;
-    if (round === ROUNDS_MAX || isOver()) {
+    if (round === ROUNDS_MAX || parser.isOver()) {
       const text = textOf(document, FALLBACK_LENGTH_MAX);
       written = `<!DOCTYPE html><html><head></head><body><pre>${escapeHtml(text)}</pre></body></html>`;
       break;
